@@ -1,10 +1,10 @@
-r"""Finished runs on other networks than their student, beside real images: the cross-architecture table.
+r"""Evaluate finished runs on other networks than their student, with real images: the cross-architecture table.
 
 python benchmarks/architectures.py --runs ast=runs/a0,runs/a1 mtt=runs/m0,runs/m1 --architectures convnet-d3-w32
 resnet18-w16 \ --json benchmarks/results/NAME.json
 
-A row is a name and its runs, one a seed; every run gives `--networks` networks of each architecture. The row "random"
-draws real images anew for every run of the first row. Every evaluation resumes, and several processes may share the
+A row is a name and its runs, one per seed; every run gives `--networks` networks of each architecture. The row "random"
+draws new real images for every run of the first row. Every evaluation resumes, and several processes may share the
 work, each with other --runs.
 """
 
@@ -57,13 +57,13 @@ def main() -> None:
         rows.append(row(name, scores))
         print(f"{name}: " + ", ".join(f"{key} {values}" for key, values in rows[-1]["final"].items()), flush=True)
     if options.json:
-        made = {name: [read_json(run / "provenance.json")["commit"] for run in runs] for name, runs in named.items()}
-        about = {name: value for name, value in provenance(dataset.device).items() if name != "arguments"}
+        commits = {name: [read_json(run / "provenance.json")["commit"] for run in runs] for name, runs in named.items()}
+        origin = {name: value for name, value in provenance(dataset.device).items() if name != "arguments"}
         head = {
             "bench": "architectures",
-            "machine": about.pop("machine"),
-            "provenance": about,
-            "commits of the sets": made,
+            "machine": origin.pop("machine"),
+            "provenance": origin,
+            "commits of the sets": commits,
         }
         write_json(options.json, head | {"protocol": recipe.to_json(), "networks": options.networks, "rows": rows})
 
@@ -74,13 +74,13 @@ def rows_of(named: dict[str, list[Path]]) -> Iterator[tuple[str, list[SyntheticS
 
 
 def real(dataset: Dataset, like: SyntheticSet, runs: int) -> list[SyntheticSet]:
-    """As many real images as `like` has, drawn anew for each of `runs` runs, and augmented as it is."""
+    """As many real images as `like` has, drawn separately for each of `runs` runs, with the same augmentation."""
     drawn = (random_real(dataset, len(like.images) // len(like.classes), seed) for seed in range(runs))
     return [replace(images, augmentation=like.augmentation) for images in drawn]
 
 
 def row(name: str, scores: list[Scores]) -> dict[str, Any]:
-    """Final accuracies by architecture, all networks of all runs."""
+    """One row: final accuracies by architecture, of all networks of all runs."""
     final = {
         key: [value for each in scores for value in each.architecture[key].final] for key in scores[0].architecture
     }

@@ -2,9 +2,9 @@
 
     python benchmarks/cells.py cifar10-ipc1-mtt --seconds 500 --data path/to/cifar10 --experts.count 20 --out runs/c10
 
-Every flag of `astdistill run` is understood. The distilled set is written after every `--portion` outer steps, so that
-a set of fewer steps than published is there when the time is over; the same command goes on from it. `astdistill
-evaluate FOLDER` judges it.
+Every flag of `astdistill run` is accepted. The distilled set is written after every `--portion` outer steps, so that a
+set of fewer steps than published exists when the time is over; the same command resumes from it. `astdistill evaluate
+FOLDER` evaluates it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from astdistill.runtime.errors import DivergedError, InputError
 from astdistill.runtime.status import stage
 
 
-def portions(words: list[str], seconds: float, portion: int) -> int:
+def portions(arguments: list[str], seconds: float, portion: int) -> int:
     """Distil in portions until the preset's iterations are done (0) or no further portion fits into the time (75)."""
     began = time.monotonic()
-    request = parse("run", words)
+    request = parse("run", arguments)
     experiment, out = request.experiment, request.out
     dataset = prepare(experiment, out)
     longest = 0.0
@@ -33,7 +33,7 @@ def portions(words: list[str], seconds: float, portion: int) -> int:
             experts = obtain_experts(experiment, dataset, recorder)
         print(f"experts: {len(experts)} of {experts.epochs} epochs after {time.monotonic() - began:.0f} s", flush=True)
         for steps in [*range(portion, experiment.distill.iterations, portion), experiment.distill.iterations]:
-            if _done(out) >= steps:
+            if _steps_done(out) >= steps:
                 continue
             if time.monotonic() - began + 1.2 * longest > seconds:
                 return 75
@@ -46,8 +46,8 @@ def portions(words: list[str], seconds: float, portion: int) -> int:
     return 0
 
 
-def _done(out: Path) -> int:
-    """Outer steps that the saved state has taken."""
+def _steps_done(out: Path) -> int:
+    """The number of outer steps in the saved state."""
     from astdistill.runtime.files import load_tensors
 
     state = out / "state.safetensors"
@@ -58,9 +58,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1e9, help="no portion is begun that would not end before")
     parser.add_argument("--portion", type=int, default=250, help="outer steps between two sets")
-    options, words = parser.parse_known_args()
+    options, arguments = parser.parse_known_args()
     try:
-        return portions(words, options.seconds, options.portion)
+        return portions(arguments, options.seconds, options.portion)
     except (InputError, DivergedError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,10 +3,10 @@
     python benchmarks/cifar100_ipc1.py --data path/to/cifar100 --out FOLDER --json benchmarks/results/NAME.json
 
 Run the same command again until it ends with 0: each piece stops by itself before `--seconds` are over (or on SIGTERM),
-with code 75, and the next one goes on where it stopped. Seconds are counted over all pieces, starts and work lost at a
+with code 75, and the next one resumes there. Seconds are counted over all pieces, starts and work lost at a
 stop included.
 
-The stages run in a child process, which is simply ended at the deadline: everything in the package resumes from kills.
+The stages run in a child process, which is killed at the deadline: every stage of the package resumes after a kill.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STAGES = ("start", "experts", "distillation", "evaluation", "baselines", "report
 
 
 def counted(out: Path) -> dict[str, int]:
-    """Units of each stage that are done: expert epochs, outer steps, networks."""
+    """The finished units of each stage: expert epochs, outer steps, networks."""
     epochs = sum(len(path.read_bytes().splitlines()) for path in (out / "experts").glob("*/log.jsonl"))
     metrics, scores = out / "run" / "metrics.jsonl", out / "run" / "scores.json"
     found = {"experts": epochs, "distillation": len(metrics.read_bytes().splitlines()) if metrics.exists() else 0}
@@ -36,7 +36,7 @@ def counted(out: Path) -> dict[str, int]:
 
 
 def stages(out: Path) -> list[dict[str, Any]]:
-    """One row a stage: seconds over all pieces, units done, seconds a unit, peak memory."""
+    """One row per stage: seconds over all pieces, finished units, seconds per unit, peak memory."""
     spent, done = Clock(out, STAGES).seconds(), counted(out)
     peaks = json.loads((out / "peaks.json").read_text(encoding="utf-8")) if (out / "peaks.json").exists() else {}
     rows = []
@@ -98,14 +98,14 @@ def cell(options: argparse.Namespace) -> Any:
     )
 
 
-def _device(wanted: str | None) -> str:
+def _device(requested: str | None) -> str:
     import torch
 
-    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    return requested or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def work(options: argparse.Namespace) -> None:
-    """Every stage in order, each resumed from what `out` holds; `result.json` at the end."""
+    """Run every stage in order, each resumed from the files in `out`; write `result.json` at the end."""
     from astdistill.experiment.pipeline import obtain_experts, obtain_scores, obtain_synthetic, prepare
 
     clock, out = Clock(options.out, STAGES), options.out / "run"
@@ -141,7 +141,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def expert_quality(curves: list[Any]) -> dict[str, Any]:
-    """How good the experts are, and how smooth: medians over experts, with the range over experts or epochs."""
+    """Accuracy and smoothness of the experts: medians over experts, with the range over experts or epochs."""
     from statistics import median
 
     final = [curve.test_accuracy[-1] for curve in curves]
@@ -160,7 +160,7 @@ def expert_quality(curves: list[Any]) -> dict[str, Any]:
 
 
 def record(experiment: Any, scores: Any, quality: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Everything but the seconds: machine, versions, commit, settings, experts and rows with n and spread."""
+    """The result without the seconds: machine, versions, commit, settings, experts and rows with n and spread."""
     from astdistill.runtime.files import read_lines
     from astdistill.runtime.provenance import provenance
 
@@ -198,7 +198,7 @@ def main() -> int:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        return _guarded(options)
+        return _run_child(options)
     options.out.mkdir(parents=True, exist_ok=True)
     before, clock = counted(options.out), Clock(options.out, STAGES)
     (options.out / "result.json").unlink(missing_ok=True)
@@ -207,10 +207,8 @@ def main() -> int:
     )
     show(options.out)
     if code == STOPPED:
-        nothing = (
-            "" if counted(options.out) != before else " Nothing was finished in this piece: give it more --seconds."
-        )
-        print(f"Stopped after {time.monotonic() - began:.0f} s; run the same command again to go on.{nothing}")
+        note = "" if counted(options.out) != before else " Nothing was finished in this piece: give it more --seconds."
+        print(f"Stopped after {time.monotonic() - began:.0f} s; run the same command again to go on.{note}")
     if code == 0 and options.json:
         result = json.loads((options.out / "result.json").read_text(encoding="utf-8"))
         total = {"seconds": round(sum(clock.seconds().values()), 1), "pieces": clock.pieces, "scale": options.scale}
@@ -218,8 +216,8 @@ def main() -> int:
     return code
 
 
-def _guarded(options: argparse.Namespace) -> int:
-    """`work`, with wrong settings and diverged runs as one sentence."""
+def _run_child(options: argparse.Namespace) -> int:
+    """Run `work`, print wrong settings and diverged runs as one sentence, and return the exit code."""
     from astdistill.runtime.errors import DivergedError, InputError
 
     try:

@@ -1,10 +1,10 @@
-"""Requests, bytes and waiting of segments read from a store on S3 (as moto serves it), beside the same in a folder.
+"""Requests, bytes and waiting times of segments read from a store on S3 (served by moto), checked against a folder.
 
     python benchmarks/cloud.py --json benchmarks/results/NAME.json
 
 Needs 'astdistill[s3]' and 'moto[s3,server]'. Two experts of 51 rows of 320,010 parameters; a segment has three rows.
-The server is in this process. Then it waits `--delay` seconds before each answer, and steps of `--step` seconds read
-their segments with and without reading ahead.
+The server runs in this process. In the second part it waits `--delay` seconds before each answer, and steps of `--step`
+seconds read their segments with and without reading ahead.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUCKET = "bucket"
 
 
 class Server:
-    """moto's, with what it was asked and the seconds that it waits before each answer."""
+    """Wraps the application of moto: records the bytes of each answer, and waits `delay` seconds before each."""
 
     def __init__(self) -> None:
         self.sent: list[int] = []
@@ -50,18 +50,18 @@ class Server:
     def __call__(self, app: Callable[..., Any], environment: Any, start: Callable[..., Any]) -> Any:
         time.sleep(self.delay)
 
-        def counted(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        def counted(status: str, headers: list[tuple[str, str]], *extra: Any) -> Any:
             self.sent.append(int(dict(headers).get("Content-Length", 0)))
-            return start(status, headers, *rest)
+            return start(status, headers, *extra)
 
         return app(environment, counted)
 
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server of S3 in this process, which the environment names, with one empty bucket."""
+    """Run an S3 server with one empty bucket in this process, and set the environment variables that point to it."""
     logging.getLogger("werkzeug").disabled = True
-    server, told = (
+    server, recorder = (
         import_module("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False),
         Server(),
     )
@@ -70,10 +70,10 @@ def serving() -> Iterator[Server]:
     os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
     app = server._server.app
-    server._server.app = lambda environment, start: told(app, environment, start)
+    server._server.app = lambda environment, start: recorder(app, environment, start)
     urllib.request.urlopen(urllib.request.Request(f"{address}/{BUCKET}", method="PUT"))
     try:
-        yield told
+        yield recorder
     finally:
         server.stop()
 
@@ -82,26 +82,26 @@ def random_store(folder: Path, parameters: int) -> TrajectoryStore:
     """Two experts whose rows are random numbers."""
     digits = load_dataset("digits", per_class=6)
     recipe = MTT.recipe.replace(epochs=1)
-    known = train_experts(digits, model="convnet-d1-w4", recipe=recipe, count=1, store=folder / "one", workers=1)
-    identity = known.identity.replace(recipe=recipe.replace(epochs=EPOCHS), parameters=parameters)
-    place, curve = folder / identity.digest(), [1.0] * EPOCHS
-    describe_store(place, identity, digits.config, digits.preprocessing)
+    trained = train_experts(digits, model="convnet-d1-w4", recipe=recipe, count=1, store=folder / "one", workers=1)
+    identity = trained.identity.replace(recipe=recipe.replace(epochs=EPOCHS), parameters=parameters)
+    destination, curve = folder / identity.digest(), [1.0] * EPOCHS
+    describe_store(destination, identity, digits.config, digits.preprocessing)
     header = {"identity": identity.to_json(), "curves": vars(ExpertCurve(curve, curve, curve))}
     for expert in range(2):
         rows = torch.randn(EPOCHS + 1, parameters, generator=torch.Generator().manual_seed(expert))
-        save_tensors(place / f"{expert:03d}.safetensors", {"rows": rows}, header, by_row=["rows"])
-    return TrajectoryStore.open(place)
+        save_tensors(destination / f"{expert:03d}.safetensors", {"rows": rows}, header, by_row=["rows"])
+    return TrajectoryStore.open(destination)
 
 
-def reads(store: TrajectoryStore, told: Server, size: int) -> list[dict[str, Any]]:
-    """What each of five segments of one expert takes."""
+def reads(store: TrajectoryStore, server: Server, size: int) -> list[dict[str, Any]]:
+    """The milliseconds, requests and share of bytes of each of five segments of one expert."""
     found = []
     for epoch in (7, 0, 20, 30, 40):
-        told.sent.clear()
+        server.sent.clear()
         began = time.perf_counter()
         store.segment(0, epoch, MATCHED)
         taken = time.perf_counter() - began
-        found.append({"ms": 1000 * taken, "requests": len(told.sent), "share_of_bytes": sum(told.sent) / size})
+        found.append({"ms": 1000 * taken, "requests": len(server.sent), "share_of_bytes": sum(server.sent) / size})
     return found
 
 
@@ -129,23 +129,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     before = load()
-    with tempfile.TemporaryDirectory() as folder, serving() as told:
+    with tempfile.TemporaryDirectory() as folder, serving() as server:
         os.environ["ASTDISTILL_CACHE"] = str(Path(folder) / "cache")
         local = random_store(Path(folder), options.parameters)
-        place = Url("s3:/", BUCKET, "experts", local.folder.name)
+        url = Url("s3:/", BUCKET, "experts", local.folder.name)
         for path in sorted(local.folder.iterdir()):
-            Objects(place).put(path.name, path.read_bytes())
+            Objects(url).put(path.name, path.read_bytes())
         size = local.path(0).stat().st_size
 
         def opened() -> TrajectoryStore:
-            store = TrajectoryStore.open(place)
+            store = TrajectoryStore.open(url)
             assert store.experts() == [0, 1]
             return store
 
-        found: dict[str, Any] = {"segments": reads(opened(), told, size), "bytes": size}
+        found: dict[str, Any] = {"segments": reads(opened(), server, size), "bytes": size}
         pairs = [(store.segment(1, 3, MATCHED).checkpoints) for store in (opened(), local)]
         found["equal"] = torch.equal(*pairs)
-        told.delay = options.delay
+        server.delay = options.delay
         for name, ahead in (("waits_ms", False), ("waits_ahead_ms", True)):
             found[name] = waits(opened(), ahead, options.steps, options.step)
     row = found | {"delay": options.delay, "step": options.step, "n": options.steps, "load": before}

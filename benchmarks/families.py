@@ -8,12 +8,13 @@
     python benchmarks/families.py pictures --cifar10 FOLDER --cifar100 FOLDER --out runs/families --images docs/images
 
 `run` is one sweep: every method on two data sets of ten classes and 5,000 training images (CIFAR-100's first ten
-classes, 500 images of each class of CIFAR-10), with 1 and 10 images per class and three seeds, each with experts of its
-own, evaluated under MTT's protocol. It resumes, and seeds come one after another, so that a table stands early. `own`
-evaluates the finished rows under the protocol of their method's paper, beside random images, and resumes too. `cost`
-measures seconds and memory of an outer step, for which the machine should be idle. `collect` writes what is finished,
-and keeps the other seeds and rows that FILE has already, so that a table may come from several machines. `pictures`
-writes one picture of each family: the first set of each method on the last data set, with one image per class.
+classes, 500 images of each class of CIFAR-10), with 1 and 10 images per class and three seeds, each with its own
+experts, evaluated under MTT's protocol. It resumes, and takes one seed after another, so that a table exists early.
+`own` evaluates the finished rows under the protocol of their method's paper, with random images, and resumes too.
+`cost` measures seconds and memory of an outer step, for which the machine should be idle. `collect` writes what is
+finished, and keeps the other seeds and rows that FILE has already, so that a table may come from several machines.
+`pictures` writes one picture of each family: the first set of each method on the last data set, with one image per
+class.
 
 The number of outer steps is that whose multiply-adds are `BUDGET`, far less than the published steps, so the published
 learning rates of images are too low. `rates` tries multiples of them on held-out training images of the first data set,
@@ -62,14 +63,14 @@ from astdistill.runtime.provenance import provenance
 from astdistill.runtime.run_dir import RunDir
 
 BUDGET = {1: 4e12, 10: 8e12}
-"""Multiply-adds of one distillation by the number of images per class, experts and evaluation apart."""
+"""Multiply-adds of one distillation by the number of images per class, without experts and evaluation."""
 AVERAGE = 0.99
 """The published 0.999 and 0.9995 average over 1,000 and 2,000 of 5,000 and 10,000 steps; of a few hundred they would
 keep the initial images."""
 REAL = 64
 """Real images of each class in a step of the methods that compare with real images."""
 HELD_OUT, SHARE = 0.2, 0.4
-"""Of the training images and of the outer steps, where `rates` tries a learning rate."""
+"""The fractions of the training images held out, and of the outer steps taken, where `rates` tries a learning rate."""
 SYN_STEPS = {1: 20, 10: 10}
 """T of trajectory matching; M is 2, and start epochs are below 8 of 15."""
 
@@ -129,15 +130,15 @@ RATES: dict[tuple[str, int], dict[str, float]] = {
     ("at-bptt", 10):   {"lr_img": 0.01},
 }
 """Learning rates other than the usual ones. Of images: the best that `rates` has tried; `mtt`, `dm` and `rat-bptt` keep
-theirs, as no other was better by more than the spread. The other methods of trajectories but `tesla` have that of
+theirs, as no other was better by more than the spread. The other methods of trajectories except `tesla` have that of
 `mtt`, untried. Of trajectories: where the common ones (η_0 0.01, lr_lr 1e-5) end with η near 0. A student of momentum μ
 moves by η / (1 − μ), so η_0 (1 − μ) and lr_lr (1 − μ)² are the same rates to it; 1e-7 is what TESLA publishes for one
 image per class."""
 # fmt: on
 SETTINGS = ("iterations", "lr_img", "lr_init", "lr_lr")
-"""What runs of different seeds must share, so that they are one row."""
+"""Settings that runs of different seeds must share to form one row."""
 BASELINES = ("random", "kmeans", "herding", "kcenter", "teacher")
-"""Beside the first method's runs, as they do not depend on the method."""
+"""Evaluated with the first method's runs only, as they do not depend on the method."""
 FAMILIES = {
     "trajectories": ("mtt", "ftd", "tesla", "tesla-hard", "datm", "att", "ast", "ast-soft"),
     "features": ("dm", "tgdd", "ast-tgdd", "ncfm"),
@@ -147,11 +148,11 @@ FAMILIES = {
 }
 OWN = {"ast": "ast-released", "dc": "dc", "tgdd": "tgdd", "ast-tgdd": "tgdd", "ncfm": "ncfm", "rat-bptt": "rat",
        "at-bptt": "rat", "rded": "rded"}  # fmt: skip
-"""The protocol of a method's paper, where it is another one than MTT's."""
+"""The protocol of a method's paper, where it differs from MTT's."""
 
 
 def names() -> Iterator[tuple[str, int]]:
-    """Every method with the side of the grid of its sub-images."""
+    """Every method, with the side length of its grid of sub-images."""
     for name in METHODS:
         yield name, 1
         if name in SLOTS:
@@ -168,16 +169,16 @@ def experiment(options: argparse.Namespace, data: str, ipc: int, name: str, fact
     whole = whole.replace(
         data=sources[data], experts=whole.experts.replace(store=options.out / "experts"), workers=options.workers
     )
-    whole = _by(whole, METHODS[name])
+    whole = _with_variant(whole, METHODS[name])
     step = whole.method.step
     numbers = {"syn_steps": SYN_STEPS[ipc], **SMALLER.get(name, {})}
     step = step.replace(**{field: value for field, value in numbers.items() if field in type(step).model_fields})
     baselines: tuple[str, ...] = ()
     if (name, factor) == next(names()):
         baselines = BASELINES
-    word = f"{name}-{factor * factor}" if factor > 1 else name
+    label = f"{name}-{factor * factor}" if factor > 1 else name
     whole = whole.replace(
-        name=f"{data}-ten-ipc{ipc}-{word}",
+        name=f"{data}-ten-ipc{ipc}-{label}",
         method=whole.method.replace(step=step),
         distill=whole.distill.replace(factor=factor, **RATES.get((name, ipc), {})),
         evaluation=whole.evaluation.model_validate(dict(whole.evaluation) | {"baselines": baselines}),
@@ -187,31 +188,31 @@ def experiment(options: argparse.Namespace, data: str, ipc: int, name: str, fact
     return whole.replace(distill=whole.distill.replace(iterations=_steps(whole, BUDGET[ipc], options.scale)))
 
 
-def _by(whole: Experiment, method: Method) -> Experiment:
-    """The setting by a method, whose variants here have their own names and otherwise the numbers of their paper."""
+def _with_variant(whole: Experiment, method: Method) -> Experiment:
+    """The setting with `method`; the variants here have their own names, and otherwise the settings of their paper."""
     registered = find_method(method.name.removesuffix("-hard").removesuffix("-soft"))
-    settled = with_method(whole, registered.name)
+    configured = with_method(whole, registered.name)
     changes = {
         field: getattr(method, field)
         for field in type(method).model_fields
         if getattr(method, field) != getattr(registered, field)
     }
-    return settled.replace(method=settled.method.replace(**changes))
+    return configured.replace(method=configured.method.replace(**changes))
 
 
 def _tiny(whole: Experiment) -> Experiment:
-    """At toy size, for the tests: experts of four epochs of a network of width 4."""
-    step, kept = whole.method.step, whole.method.expert
+    """The setting at toy size, for the tests: experts of four epochs of a network of width 4."""
+    step, expert = whole.method.step, whole.method.expert
     small = {"syn_steps": 4, "max_start_epoch": 3, "unroll": 4, "window": 2, "batch_real": 4, "ahead": 1,
              "window_range": 1, "frequencies": 8, "net_images": 8, "matchings": 2}  # fmt: skip
     fields = {field: value for field, value in small.items() if getattr(step, field, None)}
-    if kept is not None:
-        kept = kept.replace(epochs=4, batch=16)
+    if expert is not None:
+        expert = expert.replace(epochs=4, batch=16)
     return whole.replace(
         data=whole.data.replace(per_class=12, first_classes=None),
         model="convnet-d2-w4",
         experts=whole.experts.replace(count=2),
-        method=whole.method.replace(step=step.replace(**fields), expert=kept),
+        method=whole.method.replace(step=step.replace(**fields), expert=expert),
         distill=whole.distill.replace(lr_img=min(1.0, whole.distill.lr_img)),
         evaluation=whole.evaluation.replace(
             recipe=whole.evaluation.recipe.replace(epochs=2, full_epochs=1), networks=2
@@ -220,7 +221,7 @@ def _tiny(whole: Experiment) -> Experiment:
 
 
 def _steps(whole: Experiment, budget: float, scale: str) -> int:
-    """How many outer steps have the multiply-adds of the budget, to two digits; a selection is one."""
+    """The number of outer steps with the multiply-adds of the budget, to two digits; a selection is one step."""
     if scale == "tiny" or not whole.method.learn:
         return min(2, whole.distill.iterations)
     thousand = whole.replace(distill=whole.distill.replace(iterations=1000))
@@ -230,7 +231,7 @@ def _steps(whole: Experiment, budget: float, scale: str) -> int:
 
 
 def settings(options: argparse.Namespace) -> dict[tuple[str, int, str, int], Experiment]:
-    """Every setting that was asked for: data, images per class, method, side of the grid."""
+    """Every requested setting: data, images per class, method, side of the grid."""
     return {
         (data, ipc, name, factor): experiment(options, data, ipc, name, factor)
         for data in options.data
@@ -256,9 +257,9 @@ def plan(options: argparse.Namespace) -> list[Row]:
 
 
 def rates(options: argparse.Namespace) -> dict[str, Any]:
-    """The accuracy on held-out training images with multiples of the usual learning rate of images, with what the
-    earlier file has of others."""
-    known = {_trial(entry): entry for entry in _earlier(options, "rates")}
+    """The accuracy on held-out training images with multiples of the usual learning rate of images, with the
+    entries of others in the existing file."""
+    entries = {_trial(entry): entry for entry in _earlier(options, "rates")}
     for (data, ipc, name, factor), each in settings(options).items():
         if data != options.data[0] or factor > 1 or not each.method.learn:
             continue
@@ -283,65 +284,73 @@ def rates(options: argparse.Namespace) -> dict[str, Any]:
                      "commit": read_json(RunDir(folder).provenance)["commit"]}  # fmt: skip
             if differences := getattr(each.method.step, "differences", None):
                 entry["differences"] = differences
-            known[_trial(entry)] = entry
+            entries[_trial(entry)] = entry
             print(entry, flush=True)
-    return {"held_out": HELD_OUT, "share_of_steps": SHARE, "rates": sorted(known.values(), key=_trial)}
+    return {"held_out": HELD_OUT, "share_of_steps": SHARE, "rates": sorted(entries.values(), key=_trial)}
 
 
 def _trial(entry: dict[str, Any]) -> tuple[Any, ...]:
     return entry["row"], entry.get("differences", ""), entry["data"], entry["ipc"], entry["lr_img"]
 
 
-def _earlier(options: argparse.Namespace, what: str) -> list[dict[str, Any]]:
-    """What the file of results has already."""
-    return read_json(options.json).get(what, []) if options.json.exists() else []
+def _earlier(options: argparse.Namespace, key: str) -> list[dict[str, Any]]:
+    """The entries under `key` in the existing file of results."""
+    return read_json(options.json).get(key, []) if options.json.exists() else []
 
 
 def own(options: argparse.Namespace) -> None:
-    """Evaluate every finished row of a method that has a protocol of its own under that one; the first of each protocol
-    beside random images."""
-    beside: set[tuple[str, int, str]] = set()
+    """Evaluate every finished row of a method with its own protocol under that protocol; the first row of each protocol
+    with random images."""
+    with_random: set[tuple[str, int, str]] = set()
     for (data, ipc, name, _), each in settings(options).items():
         if name not in OWN:
             continue
-        networks, epochs = _of_own_length(each, options.scale)
-        words = ["--protocol", OWN[name], "--workers", str(options.workers), "--networks", str(networks), "--baselines"]
-        if (data, ipc, OWN[name]) not in beside:
-            words.append("random")
-        beside.add((data, ipc, OWN[name]))
+        networks, epochs = _own_length(each, options.scale)
+        arguments = [
+            "--protocol",
+            OWN[name],
+            "--workers",
+            str(options.workers),
+            "--networks",
+            str(networks),
+            "--baselines",
+        ]
+        if (data, ipc, OWN[name]) not in with_random:
+            arguments.append("random")
+        with_random.add((data, ipc, OWN[name]))
         if epochs is not None:
-            words += ["--epochs", str(epochs)]
+            arguments += ["--epochs", str(epochs)]
         for folder in _finished(options, each).values():
-            if code := astdistill(["evaluate", str(folder), *words]):
+            if code := astdistill(["evaluate", str(folder), *arguments]):
                 raise SystemExit(code)
 
 
-def _of_own_length(each: Experiment, scale: str) -> tuple[int, int | None]:
-    """Networks and epochs under the protocol of a method's paper: as many networks as under MTT's, and no other epochs
-    than its own but in the tests."""
+def _own_length(each: Experiment, scale: str) -> tuple[int, int | None]:
+    """Networks and epochs under the protocol of a method's paper: as many networks as under MTT's, and its own
+    number of epochs except in the tests."""
     return (1, 5) if scale == "tiny" else (each.evaluation.networks, None)
 
 
 def _finished(options: argparse.Namespace, each: Experiment) -> dict[int, Path]:
     """The folders of one setting that have all of their scores, by seed."""
     folders = {row.experiment.seed: options.out / row.folder for row in rows(each, options.seeds)}
-    return {seed: folder for seed, folder in folders.items() if _has_all(folder, each)}
+    return {seed: folder for seed, folder in folders.items() if _is_evaluated(folder, each)}
 
 
-def _has_all(folder: Path, each: Experiment) -> bool:
-    """Whether the evaluation of a run has come to its end."""
+def _is_evaluated(folder: Path, each: Experiment) -> bool:
+    """Whether the evaluation of a run is finished."""
     if not RunDir(folder).scores.exists():
         return False
     scores = Scores.read(folder)
     done = [*scores.architecture.values(), *scores.baselines.values()]
     done += [scores.taught.row] if scores.taught is not None else []
-    wanted = 1 + len(each.evaluation.baselines)
-    return len(done) == wanted and all(row.n == each.evaluation.networks for row in done)
+    expected = 1 + len(each.evaluation.baselines)
+    return len(done) == expected and all(row.n == each.evaluation.networks for row in done)
 
 
 def costs(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of an outer step and peak memory of a few, each setting in a run of its own that is thrown away, in a
-    process of its own, whose memory does not remember the others; with what the earlier file has of other settings."""
+    """Seconds of an outer step and peak memory of a few steps, each setting in a temporary run in its own process,
+    whose peak memory does not include the others; with the entries of other settings in the existing file."""
     measured: dict[str, Any] = {}
     if options.json.exists():
         measured = read_json(options.json).get("cost", {})
@@ -356,14 +365,14 @@ def costs(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def cost_of(each: Experiment, threads: int) -> dict[str, float]:
-    """Seconds of six outer steps after two others, and peak memory of the process when they are done."""
-    few = each.replace(
+    """Seconds of six outer steps after two others, and peak memory of the process after them."""
+    short = each.replace(
         distill=each.distill.replace(iterations=8),
         evaluation=each.evaluation.model_validate(dict(each.evaluation) | {"baselines": (), "networks": 1}),
     )
-    few = few.replace(evaluation=few.evaluation.replace(recipe=few.evaluation.recipe.replace(epochs=1)))
+    short = short.replace(evaluation=short.evaluation.replace(recipe=short.evaluation.recipe.replace(epochs=1)))
     with tempfile.TemporaryDirectory() as folder, computing("auto", threads):
-        run_experiment(few, Path(folder) / "run")
+        run_experiment(short, Path(folder) / "run")
         clock = read_lines(RunDir(Path(folder) / "run").clock)
     seconds = [line["seconds"] for line in clock if "iteration" in line][2:]
     return {
@@ -376,27 +385,27 @@ def cost_of(each: Experiment, threads: int) -> dict[str, float]:
 
 
 def collected(options: argparse.Namespace) -> dict[str, Any]:
-    """The finished rows of the sweep: what was learned from, and the accuracy of every network by seed, `by_seed`, with
-    what the earlier file has of other seeds and rows."""
+    """The finished rows of the sweep: the set, and the accuracy of every network by seed, `by_seed`, with the entries
+    of other seeds and rows in the existing file."""
     table = [
         entry
         for (data, ipc, name, factor), each in settings(options).items()
         for entry in _entries({"data": data, "ipc": ipc}, each, name, factor, _finished(options, each), options.scale)
     ]
-    known = {_which(entry): entry for entry in _earlier(options, "collect")}
+    entries = {_row_key(entry): entry for entry in _earlier(options, "collect")}
     for entry in table:
-        before = known.get(_which(entry), {})
+        before = entries.get(_row_key(entry), {})
         if any(before.get(name) != entry.get(name) for name in SETTINGS if before):
-            print(f"left out of {options.json}, as it had other settings: {_which(entry)}")
+            print(f"left out of {options.json}, as it had other settings: {_row_key(entry)}")
             before = {}
-        known[_which(entry)] = _joined(before, entry)
-    return {"collect": list(known.values())}
+        entries[_row_key(entry)] = _merged(before, entry)
+    return {"collect": list(entries.values())}
 
 
 def _entries(
     cell: dict[str, Any], each: Experiment, name: str, factor: int, finished: dict[int, Path], scale: str
 ) -> Iterator[dict[str, Any]]:
-    """What one setting has reached, and the real images beside it."""
+    """The results of one setting, and those of real images evaluated with it."""
     if not finished:
         return
     scores = {seed: Scores.read(folder) for seed, folder in finished.items()}
@@ -414,24 +423,24 @@ def _entries(
         "by_seed": {
             str(seed): {
                 **_network(_student(scores[seed])),
-                "experts_test": _experts_reach(folder),
+                "experts_test": _experts_accuracy(folder),
                 "commit": read_json(RunDir(folder).provenance)["commit"],
             }
             for seed, folder in finished.items()
         },
     }
-    length = _of_own_length(each, scale)
-    if further := {seed: one for seed, folder in finished.items() if (one := _by_own_protocol(folder, name, *length))}:
-        entry["own"] = _of_own_protocol(OWN[name], further)
+    length = _own_length(each, scale)
+    if further := {seed: one for seed, folder in finished.items() if (one := _own_scores(folder, name, *length))}:
+        entry["own"] = _own_entry(OWN[name], further)
     yield entry
-    beside = {**cell, "family": "real images", "per_slot": 1}
+    common = {**cell, "family": "real images", "per_slot": 1}
     for real in first.baselines:
         networks = {str(seed): _network(one.baselines[real]) for seed, one in scores.items()}
-        yield {**beside, "row": real, "labels": "hard", "by_seed": networks}
+        yield {**common, "row": real, "labels": "hard", "by_seed": networks}
     if taught := {seed: one.taught for seed, one in scores.items() if one.taught is not None}:
         one = next(iter(taught.values()))
         yield {
-            **beside,
+            **common,
             "row": "teacher",
             "labels": "teacher",
             "stored_bytes": one.image_bytes + one.label_bytes,
@@ -444,35 +453,35 @@ def _student(scores: Scores) -> RowScores:
     return next(iter(scores.architecture.values()))
 
 
-def _which(entry: dict[str, Any]) -> tuple[Any, ...]:
+def _row_key(entry: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(entry[field] for field in ("data", "ipc", "row", "per_slot"))
 
 
-def _joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """`now`, and what only `before` has, at every depth."""
+def _merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """`now` with the keys that only `before` has, at every depth."""
     return before | {
-        name: _joined(before.get(name, {}), value) if isinstance(value, dict) else value for name, value in now.items()
+        name: _merged(before.get(name, {}), value) if isinstance(value, dict) else value for name, value in now.items()
     }
 
 
-def _by_own_protocol(folder: Path, name: str, networks: int, epochs: int | None) -> Scores | None:
-    """The scores that `own` has left of one row, once they are whole; not those of another length, which may lie beside
-    them."""
+def _own_scores(folder: Path, name: str, networks: int, epochs: int | None) -> Scores | None:
+    """The scores that `own` has written for one row, once complete; scores of another number of epochs in the same
+    folder are skipped."""
     if name not in OWN:
         return None
     for path in sorted(folder.glob(f"{RunDir(folder).evaluation(OWN[name]).folder.name}*")):
         if not RunDir(path).scores.exists():
             continue
-        scores, wanted = Scores.read(path), PROTOCOLS[OWN[name]]
+        scores, recipe = Scores.read(path), PROTOCOLS[OWN[name]]
         done = [*scores.architecture.values(), *scores.baselines.values()]
-        counted = bool(wanted.steps) or scores.recipe.epochs == (epochs or wanted.epochs)
-        if counted and scores.recipe.steps == wanted.steps and all(row.n == networks for row in done):
+        counted = bool(recipe.steps) or scores.recipe.epochs == (epochs or recipe.epochs)
+        if counted and scores.recipe.steps == recipe.steps and all(row.n == networks for row in done):
             return scores
     return None
 
 
-def _of_own_protocol(name: str, scores: dict[int, Scores]) -> dict[str, Any]:
-    """What these scores, by seed, say of the set, and of random images where they have them."""
+def _own_entry(name: str, scores: dict[int, Scores]) -> dict[str, Any]:
+    """The entry of these scores by seed: of the set, and of random images where they have them."""
     first = next(iter(scores.values()))
     assert first.subject is not None
     entry = {
@@ -482,7 +491,7 @@ def _of_own_protocol(name: str, scores: dict[int, Scores]) -> dict[str, Any]:
     }
     drawn: dict[str, dict[str, Any]] = {}
     for seed, one in scores.items():
-        # Images and networks are the same beside every run and count once, unless its own teacher labels them.
+        # Images and networks are the same for every run and count once, unless the run's own teacher labels them.
         if one.baselines and (networks := _network(one.baselines["random"])) not in drawn.values():
             drawn[str(seed)] = networks
     if drawn:
@@ -501,7 +510,7 @@ def _network(entry: RowScores) -> dict[str, Any]:
     }
 
 
-def _experts_reach(folder: Path) -> float | None:
+def _experts_accuracy(folder: Path) -> float | None:
     """The mean test accuracy of the experts that a run followed, after their last epoch; None where there were none."""
     path = RunDir(folder).experts
     if not path.exists():
@@ -511,11 +520,13 @@ def _experts_reach(folder: Path) -> float | None:
 
 
 def pictures(options: argparse.Namespace) -> None:
-    """One line of images for each method of a family, of those that are finished."""
-    whole = settings(options)
+    """Write a picture per family, with one line of images for each finished method."""
+    experiments = settings(options)
     for family, members in FAMILIES.items():
-        there = [name for name in members if name in options.methods]
-        folders = {name: _finished(options, whole[options.data[-1], options.ipc[0], name, 1]) for name in there}
+        selected = [name for name in members if name in options.methods]
+        folders = {
+            name: _finished(options, experiments[options.data[-1], options.ipc[0], name, 1]) for name in selected
+        }
         sets = {NAMES[name]: load(min(found.items())[1]) for name, found in folders.items() if found}
         if sets:
             images = torch.cat([visible(synthetic.pixels()) for synthetic in sets.values()])
@@ -524,7 +535,7 @@ def pictures(options: argparse.Namespace) -> None:
 
 WORK = {"run": lambda options: run_rows("families", plan(options), options.out), "own": own, "pictures": pictures}
 RESULTS = {"rates": rates, "cost": costs, "collect": collected}
-"""What the words of the command do; the second write a file of results."""
+"""The functions by command; those of `RESULTS` write a file of results."""
 
 
 def main() -> int:
@@ -552,11 +563,11 @@ def main() -> int:
             if options.what in WORK:
                 WORK[options.what](options)
             else:
-                what = RESULTS[options.what](options)
-                about = {name: value for name, value in provenance().items() if name != "arguments"}
-                head = {"bench": "families", "scale": options.scale, "machine": about.pop("machine")}
-                head |= {"provenance": about, "seconds": round(time.monotonic() - began)}
-                write_json(options.json, head | what)
+                content = RESULTS[options.what](options)
+                origin = {name: value for name, value in provenance().items() if name != "arguments"}
+                head = {"bench": "families", "scale": options.scale, "machine": origin.pop("machine")}
+                head |= {"provenance": origin, "seconds": round(time.monotonic() - began)}
+                write_json(options.json, head | content)
         except InputError as error:
             print(error)
             return 2

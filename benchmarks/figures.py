@@ -5,7 +5,7 @@ on scikit-learn's digits.
     docs/images/how-*.png and demo-curves.png
 
 The experts, networks and rates are those of the preset digits-ipc1; --tiny makes them so small that it ends in seconds,
-to no other end.
+for tests only.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from astdistill.runtime.files import read_lines
 from astdistill.runtime.seeds import rng
 
 EXPERT, DPI = 0, 110
-"""Whose trajectory is shown, and a resolution that is sharp on a page and keeps files below 200 kB."""
+"""The expert whose trajectory is shown, and a resolution that is sharp on a page and keeps files below 200 kB."""
 
 
 def cells(tiny: bool) -> dict[str, Experiment]:
-    """The demo's cell by MTT and by AST."""
+    """The setting of the demo with MTT and with AST."""
     cell = preset("digits-ipc1")
     if tiny:
         step = cell.method.step.replace(syn_steps=4, max_start_epoch=2)
@@ -64,7 +64,7 @@ def cells(tiny: bool) -> dict[str, Experiment]:
 
 
 def trained(cell: Experiment, method: Method, dataset: Dataset, work: Path) -> TrajectoryStore:
-    """The cell's number of experts, trained as `method` says."""
+    """The setting's number of experts, trained with the recipe of `method`."""
     return ad.train_experts(
         dataset, model=cell.model, recipe=method.expert, count=cell.experts.count, store=work / "experts"
     )
@@ -89,16 +89,16 @@ def students(cell: Experiment, segment: Segment, images: Tensor, targets: Tensor
 
 
 def aside(points: Tensor, start: Tensor, target: Tensor) -> Tensor:
-    """Points `[N, P]` as `[N, 2]`: how far along the line from start to target, and how far beside it, in lengths of
-    that line.
+    """Points `[N, P]` as `[N, 2]`: the position along the line from start to target and the distance from it, in
+    lengths of that line.
 
     The start becomes (0, 0) and the target (1, 0); squared distances to these two are those in all P dimensions, over
     ‖target − start‖².
     """
     line, moved = target - start, points - start
     along = moved @ line / line.square().sum()
-    beside = (moved - along[:, None] * line).norm(dim=1) / line.norm()
-    return torch.stack([along, beside], dim=1)
+    distance = (moved - along[:, None] * line).norm(dim=1) / line.norm()
+    return torch.stack([along, distance], dim=1)
 
 
 def components(points: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ def figure_segment(
     """One expert's trajectory with a segment and the students on it; and the students of every start epoch, in units of
     their segments."""
     starts, matched = cell.method.step.max_start_epoch, cell.method.step.expert_epochs
-    shown = experts.segment(EXPERT, starts // 3, matched)
+    example = experts.segment(EXPERT, starts // 3, matched)
     rows = experts.rows(EXPERT, 0, experts.epochs + 1)
-    courses = {name: torch.stack(students(cell, shown, *each)) for name, each in sets.items()}
+    courses = {name: torch.stack(students(cell, example, *each)) for name, each in sets.items()}
     flat = components(torch.cat([rows, *courses.values()])).split([len(rows), *map(len, courses.values())])
     figure = blank(9.2, 4.0, DPI)
     path, units = figure.subplots(1, 2)
@@ -125,9 +125,9 @@ def figure_segment(
     )
     for (name, _), points, colour in zip(courses.items(), flat[1:], COLOURS[1:], strict=False):
         path.plot(*points.T, color=colour, linewidth=1.8, label=f"student on {name}")
-    for epoch, word in ((shown.epoch, "start θ*$_t$"), (shown.epoch + matched, "target θ*$_{t+M}$")):
+    for epoch, text in ((example.epoch, "start θ*$_t$"), (example.epoch + matched, "target θ*$_{t+M}$")):
         path.plot(*flat[0][epoch], "s", color=INK, markersize=6)
-        path.annotate(word, flat[0][epoch].tolist(), (8, 6), textcoords="offset points", fontsize=9, color=INK)
+        path.annotate(text, flat[0][epoch].tolist(), (8, 6), textcoords="offset points", fontsize=9, color=INK)
     path.legend(fontsize=8, frameon=False)
     tidy(units, f"Squared distance to the target = loss (t = 0 to {starts - 1})", "along the segment", "beside it")
     for (name, each), colour in zip(sets.items(), COLOURS[1:], strict=False):
@@ -160,7 +160,7 @@ def figure_loss(metrics: Path, out: Path) -> None:
 
 
 def figure_curves(cell: Experiment, experts: TrajectoryStore, dataset: Dataset, run: Path, out: Path) -> None:
-    """Left, the loss of every outer step, each on a segment of its own; right, the mean loss of the images at some
+    """Left, the loss of every outer step, each on its own segment; right, the mean loss of the images at some
     steps on the same segments, those of every expert and start epoch, with its standard error."""
     figure = blank(9.2, 3.6, DPI)
     single, mean = figure.subplots(1, 2, sharey=True)
@@ -197,13 +197,13 @@ def segment_loss(cell: Experiment, segment: Segment, images: Tensor, targets: Te
 
 
 def figure_course(run: Path, out: Path) -> None:
-    """The images after some outer steps, from real to distilled; one row a frame."""
+    """The images after some outer steps, from real to distilled; one row per frame."""
     frames = {frame.iteration: frame for frame in read_course(run)}
-    kept = [number for number in (0, 10, 50, 100, max(frames)) if number in frames]
-    figure = blank(7.2, 0.64 * len(kept), DPI, laid_out=False)
+    iterations = [number for number in (0, 10, 50, 100, max(frames)) if number in frames]
+    figure = blank(7.2, 0.64 * len(iterations), DPI, laid_out=False)
     close = {"left": 0.11, "right": 0.995, "bottom": 0.01, "top": 0.99, "wspace": 0.06, "hspace": 0.06}
-    grid = figure.subplots(len(kept), len(frames[0].pixels), squeeze=False, gridspec_kw=close)
-    for row, number in zip(grid, kept, strict=True):
+    grid = figure.subplots(len(iterations), len(frames[0].pixels), squeeze=False, gridspec_kw=close)
+    for row, number in zip(grid, iterations, strict=True):
         for axes, pixels in zip(row, frames[number].pixels, strict=True):
             axes.imshow(pixels[0].numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
@@ -216,7 +216,7 @@ def figure_course(run: Path, out: Path) -> None:
 def figure_parts(
     cell: Experiment, dataset: Dataset, distilled: tuple[Tensor, Tensor, float], work: Path, out: Path
 ) -> None:
-    """What each of AST's six parts does, one panel each."""
+    """The effect of each of AST's six parts, one panel each."""
     figure = blank(9.6, 6.2, DPI)
     clipping, penalty, start, balance, intermediate, perturbation = figure.subplots(2, 3).flat
     draw_clipping(clipping, cell, dataset, work)
@@ -336,11 +336,11 @@ def main() -> None:
         "--out", type=Path, default=Path(__file__).parents[1] / "docs" / "images", help="folder of the figures"
     )
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    for name, cell in cells(given.tiny).items():
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, cell in cells(options.tiny).items():
         dataset = ad.load_dataset(cell.data)
-        experts, run = trained(cell, cell.method, dataset, given.work), given.work / "runs" / name
+        experts, run = trained(cell, cell.method, dataset, options.work), options.work / "runs" / name
         first = ad.distill(
             dataset, experts, method=cell.method, settings=cell.distill.replace(iterations=1, lr_img=1e-9), ipc=1
         )
@@ -350,12 +350,12 @@ def main() -> None:
             "the distilled images": (last.images, last.probabilities, float(last.lr)),
         }
         if name == "mtt":
-            figure_segment(cell, experts, sets, given.out)
-            figure_loss(run / "metrics.jsonl", given.out)
+            figure_segment(cell, experts, sets, options.out)
+            figure_loss(run / "metrics.jsonl", options.out)
         else:
-            figure_course(run, given.out)
-            figure_curves(cell, experts, dataset, run, given.out)
-            figure_parts(cell, dataset, sets["the distilled images"], given.work, given.out)
+            figure_course(run, options.out)
+            figure_curves(cell, experts, dataset, run, options.out)
+            figure_parts(cell, dataset, sets["the distilled images"], options.work, options.out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What this package does on a graphics card: agreement with float64, seconds and memory beside the published way, waits
-of the host.
+"""Measure this package on a graphics card: agreement with float64, seconds and memory compared with the published way,
+and waits of the host.
 
     python benchmarks/gpu.py --json OUT.json                              # a few minutes on one card
     python benchmarks/gpu.py --device cpu --scale tiny --json OUT.json    # the same code in seconds, anywhere
@@ -133,29 +133,31 @@ def _derivatives(
 # An outer step ------------------------------------------------------------------------------------------------------
 
 
-def moved(given: Problem, device: torch.device) -> Problem:
+def moved(inputs: Problem, device: torch.device) -> Problem:
     """The same problem on the device."""
     variables = Variables(
-        *(part.to(device) for part in (given.variables.images, given.variables.targets, given.variables.lr))
+        *(part.to(device) for part in (inputs.variables.images, inputs.variables.targets, inputs.variables.lr))
     )
     plan = Plan(
-        given.plan.indices.to(device),
-        tuple(each.to(device) for each in given.plan.augmentation),
-        tuple(each.to(device) for each in given.plan.crops),
+        inputs.plan.indices.to(device),
+        tuple(each.to(device) for each in inputs.plan.augmentation),
+        tuple(each.to(device) for each in inputs.plan.crops),
     )
-    return Problem(given.start.to(device), given.goal.to(device), variables, plan)
+    return Problem(inputs.start.to(device), inputs.goal.to(device), variables, plan)
 
 
 def outer_step(device: torch.device, case: Case, n: int, with_published: bool) -> dict[str, Any]:
     """Seconds and memory of one meta-gradient, by the published double backward and by ours."""
-    given = moved(problem(case), device)
+    inputs = moved(problem(case), device)
     model = FlatModel(build_model(case.net.name, case.net.shape, case.net.classes).to(device))
-    goal = Matching((given.plan.steps,), given.goal[None], (1 / (given.goal - given.start).square().sum())[None])
+    goal = Matching((inputs.plan.steps,), inputs.goal[None], (1 / (inputs.goal - inputs.start).square().sum())[None])
 
     def ours(estimator: str, engine: str) -> Callable[[], object]:
         def work() -> object:
             with using(engine):  # type: ignore[arg-type]
-                return ESTIMATORS[estimator](InnerLoop(model, given.plan, MOMENTUM), given.start, given.variables, goal)
+                return ESTIMATORS[estimator](
+                    InnerLoop(model, inputs.plan, MOMENTUM), inputs.start, inputs.variables, goal
+                )
 
         return work
 
@@ -163,26 +165,26 @@ def outer_step(device: torch.device, case: Case, n: int, with_published: bool) -
     variants = {"recompute, auto": ours("recompute", "auto"), "first-order, auto": ours("first-order", "auto")}
     if with_published:
         variants["published"] = lambda: published.meta_gradient(
-            network, given.start, given.goal, given.variables, given.plan, MOMENTUM
+            network, inputs.start, inputs.goal, inputs.variables, inputs.plan, MOMENTUM
         )
         variants["recompute, eager"] = ours("recompute", "eager")
     return in_turn(device, variants, n)
 
 
 def launches(device: torch.device, case: Case) -> dict[str, float]:
-    """Operations that the host issues in one outer step, and what the host spends on them."""
-    given = moved(problem(case), device)
+    """Operations that the host issues in one outer step, and the time that the host spends on them."""
+    inputs = moved(problem(case), device)
     model = FlatModel(build_model(case.net.name, case.net.shape, case.net.classes).to(device))
-    goal = Matching((given.plan.steps,), given.goal[None], (1 / (given.goal - given.start).square().sum())[None])
-    inner = InnerLoop(model, given.plan, MOMENTUM)
+    goal = Matching((inputs.plan.steps,), inputs.goal[None], (1 / (inputs.goal - inputs.start).square().sum())[None])
+    inner = InnerLoop(model, inputs.plan, MOMENTUM)
     for _ in range(2):
-        ESTIMATORS["recompute"](inner, given.start, given.variables, goal)
+        ESTIMATORS["recompute"](inner, inputs.start, inputs.variables, goal)
     synchronised(device)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
-        ESTIMATORS["recompute"](inner, given.start, given.variables, goal)
+        ESTIMATORS["recompute"](inner, inputs.start, inputs.variables, goal)
         synchronised(device)
     events = {event.key: event.count for event in profile.key_averages()}
     kernels = sum(event.count for event in profile.key_averages() if str(event.device_type).endswith("CUDA"))
@@ -302,7 +304,7 @@ def main() -> int:
         print(name, flush=True)
         try:
             result[name] = work()
-        except Exception as error:  # one part that fails must not cost the others their device time
+        except Exception as error:  # the failure of one part must not stop the others
             failed, result[name] = True, f"failed: {type(error).__name__}: {error}"
             print(f"  {result[name]}", flush=True)
         print(f"  {time.perf_counter() - began:.1f} s", flush=True)

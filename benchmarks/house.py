@@ -1,4 +1,4 @@
-"""The size and the shape of the source, counted: files, packages, imports between them, long lines, conditional
+"""Metrics of the size and structure of the source: files, packages, imports between them, long lines, conditional
 expressions.
 
 python benchmarks/house.py            # a table
@@ -26,14 +26,14 @@ def lines(path: Path) -> list[str]:
 
 
 def imported(path: Path, packages: set[str]) -> set[str]:
-    """The packages that a module imports, itself left out."""
-    own, found = list(path.relative_to(SOURCE).parts[:-1]), set()
+    """The packages that a module imports, without its own."""
+    package_parts, found = list(path.relative_to(SOURCE).parts[:-1]), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = own[: len(own) - node.level + 1]
-            words = [*base, *(node.module or "").split(".")] if node.module else base
-            found |= {words[0]} if words else {alias.name for alias in node.names}
-    return found & packages - set(own[:1])
+            base = package_parts[: len(package_parts) - node.level + 1]
+            parts = [*base, *(node.module or "").split(".")] if node.module else base
+            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+    return found & packages - set(package_parts[:1])
 
 
 def floors(arrows: dict[str, set[str]]) -> int:
@@ -54,7 +54,7 @@ def strings(path: Path) -> set[str]:
 
 
 def names_of(path: Path, kind: type[ast.AST]) -> list[str]:
-    """What a module's imports (`ast.Import`, without relative ones) or its stored names (`ast.Name`) are called."""
+    """The names of a module's imports (`ast.Import`, without relative ones) or its assigned variables (`ast.Name`)."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if kind is ast.Name:
         return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
@@ -63,7 +63,7 @@ def names_of(path: Path, kind: type[ast.AST]) -> list[str]:
 
 
 def measured() -> dict[str, float]:
-    """Each figure by its name."""
+    """All metrics by name."""
     files = sorted(SOURCE.rglob("*.py"))
     modules = [path for path in files if path.name not in ("__init__.py", "__main__.py")]
     packages = {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -1,4 +1,4 @@
-"""What starting costs: torch, this package beyond it, and `astdistill --help`, each in fresh processes, in turn.
+"""Startup times: torch, this package beyond it, and `astdistill --help`, each in fresh processes, in turn.
 
 python benchmarks/imports.py -n 9 --json benchmarks/results/NAME.json
 """
@@ -37,8 +37,8 @@ def main() -> None:
     with_torch: dict[str, bool] = {}
     for _ in range(options.n):
         for name, code in VARIANTS.items():
-            said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            seconds, with_torch[name] = json.loads(said.splitlines()[-1])
+            output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+            seconds, with_torch[name] = json.loads(output.splitlines()[-1])
             found[name].append(seconds)
     rows = [
         {

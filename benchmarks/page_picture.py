@@ -1,4 +1,4 @@
-"""The picture of a report page in the documentation: what a browser shows of it, down to one section.
+"""Take the screenshot of a report page for the documentation, down to one section.
 
     astdistill demo
     python benchmarks/page_picture.py runs/demo/report.html      # writes docs/images/report-demo.png
@@ -26,19 +26,19 @@ def main() -> None:
     parser.add_argument("--until", default="experts", help="the last section that is shown")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--dark", action="store_true")
-    given = parser.parse_args()
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    scheme = {True: "dark", False: "light"}[given.dark]
-    with sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": given.width, "height": 900}, color_scheme=scheme)
-        page.goto(given.page.resolve().as_uri())
-        end = page.evaluate(f"document.getElementById({given.until!r}).getBoundingClientRect().bottom")
-        clip = {"x": 0, "y": 0, "width": given.width, "height": end + 24}
+    options = parser.parse_args()
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    scheme = {True: "dark", False: "light"}[options.dark]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": options.width, "height": 900}, color_scheme=scheme)
+        page.goto(options.page.resolve().as_uri())
+        end = page.evaluate(f"document.getElementById({options.until!r}).getBoundingClientRect().bottom")
+        clip = {"x": 0, "y": 0, "width": options.width, "height": end + 24}
         picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip)))
         browser.close()
     picture = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    picture.save(given.out, optimize=True)
+    picture.save(options.out, optimize=True)
 
 
 if __name__ == "__main__":

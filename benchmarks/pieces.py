@@ -1,7 +1,7 @@
 """Long work in short pieces: a child process that is ended at a deadline, and a clock that adds up the seconds of all
 pieces.
 
-The parent imports nothing heavy, so that its deadline holds whatever the child is at.
+The parent imports nothing heavy, so that its deadline holds whatever the child does.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BEAT_SECONDS = 5.0
 
 
 class Clock:
-    """When each stage began, over all pieces: `clock.jsonl`, a file of lines, so that no kill loses more than the last
-    few seconds.
+    """The start of each stage over all pieces, in `clock.jsonl`, one line per event, so that a kill loses at most the
+    last few seconds.
 
     The first stage is the one that every piece begins with.
     """
@@ -36,14 +36,14 @@ class Clock:
         self.path, self.stages = out / "clock.jsonl", stages
 
     def mark(self, event: str) -> None:
-        """Note that a stage begins, that it still goes on ("beat"), or that the piece is over ("stop")."""
+        """Record that a stage begins, that it is still running ("beat"), or that the piece is over ("stop")."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, "at": time.time()}) + "\n")
 
     def _lines(self) -> list[dict[str, Any]]:
         found = []
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
-            with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
                 found.append(json.loads(line))
         return found
 
@@ -52,7 +52,7 @@ class Clock:
         return sum(line["event"] == self.stages[0] for line in self._lines())
 
     def seconds(self) -> dict[str, float]:
-        """Seconds spent in each stage; the time between two pieces is none of them."""
+        """Seconds spent in each stage; the time between two pieces is not counted."""
         spent = {stage: 0.0 for stage in self.stages}
         stage = self.stages[0]
         for line, following in pairwise(self._lines()):
@@ -67,9 +67,9 @@ class Stop(Exception):
 
 
 @contextlib.contextmanager
-def child(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The stages in a process group of their own, which is gone when the block ends, compile workers included."""
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+def child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the stages in their own process group, which is killed when the block ends, compile workers included."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield process
     finally:
@@ -82,8 +82,8 @@ def child(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.stdin.close()
 
 
-def piece(words: list[str], clock: Clock, seconds: float) -> int:
-    """The child's exit code, or STOPPED where it was ended after `seconds`."""
+def piece(command: list[str], clock: Clock, seconds: float) -> int:
+    """Run the child for at most `seconds`; returns its exit code, or STOPPED if it was ended."""
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -93,10 +93,10 @@ def piece(words: list[str], clock: Clock, seconds: float) -> int:
     deadline = time.monotonic() + seconds
     clock.mark(clock.stages[0])
     try:
-        with child(words) as process:
-            while (left := deadline - time.monotonic()) > 0:
+        with child(command) as process:
+            while (remaining := deadline - time.monotonic()) > 0:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    return process.wait(timeout=min(left, BEAT_SECONDS))
+                    return process.wait(timeout=min(remaining, BEAT_SECONDS))
                 clock.mark("beat")
     except (Stop, KeyboardInterrupt):
         pass
@@ -106,7 +106,7 @@ def piece(words: list[str], clock: Clock, seconds: float) -> int:
 
 
 class Watch:
-    """A thread of the child: notes the peak of GPU memory, and ends the child when its parent is gone."""
+    """A thread of the child: records the peak of GPU memory, and ends the child when its parent has ended."""
 
     def __init__(self, out: Path, device: str, stage: str) -> None:
         self.path, self.cuda, self.stage = out / "peaks.json", device.startswith("cuda"), stage
@@ -116,8 +116,8 @@ class Watch:
         threading.Thread(target=self._run, daemon=True).start()
 
     def enter(self, stage: str) -> None:
-        """Count the peak anew."""
-        self._note()
+        """Reset the peak for a new stage."""
+        self._record_peak()
         self.stage = stage
         if self.cuda:
             import torch
@@ -127,11 +127,11 @@ class Watch:
     def _run(self) -> None:
         while not select.select([sys.stdin], [], [], 1.0)[
             0
-        ]:  # the parent writes nothing: readable means that it is gone
-            self._note()
+        ]:  # the parent writes nothing: readable means that it has ended
+            self._record_peak()
         os._exit(1)
 
-    def _note(self) -> None:
+    def _record_peak(self) -> None:
         if not self.cuda:
             return
         import torch
@@ -143,7 +143,7 @@ class Watch:
 
 
 def write(path: Path, value: Any) -> None:
-    """A JSON file that is whole or absent."""
+    """Write a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A finished run of a published benchmark setting: its row of the results, and its distilled set beside the others.
+"""A finished run of a published benchmark setting: its row of the results, and its distilled set for publication.
 
     python benchmarks/published_rows.py runs/NAME --experts experts/DIGEST --label MTT \
         --json benchmarks/results/published-cells-NAME.json --sets docs/sets
@@ -29,11 +29,11 @@ from astdistill.runtime.tables import deviation
 
 STAGES = "experts", "distillation", "evaluation"
 COMPARED = "data.whiten", "model", "method", "ipc", "distill"
-"""The settings that belong to a published benchmark setting; where the data and the store lie do not."""
+"""The settings that define a published benchmark setting; the paths of the data and of the store do not."""
 
 
 def row(run: RunDir, store: Path, label: str) -> dict[str, Any]:
-    """What the run has to show. Raises InputError for files that cannot be read."""
+    """The row of a run. Raises InputError for files that cannot be read."""
     experiment = Experiment.model_validate(read_json(run.config))
     scores, origin, experts = Scores.read(run.folder), read_json(run.provenance), TrajectoryStore.open(store)
     usual = preset(experiment.name)
@@ -41,7 +41,7 @@ def row(run: RunDir, store: Path, label: str) -> dict[str, Any]:
     steps = [line["seconds"] for line in clock if "iteration" in line]
     last = list(read_lines(run.metrics))[-1]
     curves = experts.curves()[: experiment.experts.count]
-    reached = [curve.test_accuracy[-1] for curve in curves]
+    accuracies = [curve.test_accuracy[-1] for curve in curves]
     published = usual.published
     return {
         "preset": experiment.name,
@@ -50,7 +50,7 @@ def row(run: RunDir, store: Path, label: str) -> dict[str, Any]:
         "experts": {
             "count": experiment.experts.count,
             "epochs": min(len(curve.test_accuracy) for curve in curves),
-            "test_accuracy": {"mean": statistics.fmean(reached), "std": deviation(reached)},
+            "test_accuracy": {"mean": statistics.fmean(accuracies), "std": deviation(accuracies)},
         },
         "iterations": experiment.distill.iterations,
         "iterations_published": usual.distill.iterations,
@@ -80,24 +80,24 @@ def networks(entry: RowScores) -> dict[str, Any]:
 
 
 def changed(usual: Experiment, experiment: Experiment) -> dict[str, Any]:
-    """The values of a run that differ from those of its preset, by their place."""
-    here, there = (dict(flat(each.to_json())) for each in (experiment, usual))
-    return {name: value for name, value in here.items() if name.startswith(COMPARED) and there.get(name) != value}
+    """The values of a run that differ from those of its preset, by their dotted names."""
+    actual, expected = (dict(flat(each.to_json())) for each in (experiment, usual))
+    return {name: value for name, value in actual.items() if name.startswith(COMPARED) and expected.get(name) != value}
 
 
-def flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """The values of nested records, by their names joined by dots."""
     found: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += flat(value, f"{before}{name}.")
+            found += flat(value, f"{prefix}{name}.")
         else:
-            found.append((f"{before}{name}", value))
+            found.append((f"{prefix}{name}", value))
     return found
 
 
 def publish(run: RunDir, folder: Path, name: str) -> None:
-    """The set for others, its scores and its picture."""
+    """Write the set for publication, its scores and its picture."""
     synthetic = load(run.folder)
     synthetic.published().compact().save(folder / f"{name}.safetensors")
     shutil.copyfile(run.scores, folder / f"{name}.scores.json")

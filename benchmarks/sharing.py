@@ -29,11 +29,11 @@ from astdistill.runtime.run_dir import RunDir
 
 WORKERS = (1, 2)
 FIRST = 2
-"""Outer steps at the beginning that are not counted: workers start, and memory is touched for the first time."""
+"""Outer steps at the beginning that are not counted, as workers start and memory is touched for the first time."""
 
 
 def step_seconds(dataset: Dataset, experts: TrajectoryStore, method: Method, workers: int, steps: int) -> float:
-    """The median of the outer steps of one run, by so many workers of one thread."""
+    """The median of the outer steps of one run, by `workers` workers of one thread each."""
     with tempfile.TemporaryDirectory() as folder:
         settings = DistillSettings(iterations=FIRST + steps, lr_img=10.0, snapshots=False)
         out = Path(folder) / "run"

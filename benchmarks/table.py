@@ -1,4 +1,4 @@
-"""One results table: a preset by several methods and whole-run seeds, beside its baselines, as JSON and Markdown.
+"""One results table: a preset by several methods and whole-run seeds, with its baselines, as JSON and Markdown.
 
 Every seed draws its own experts, initial images, plans, evaluation networks and baseline images. Runs resume; with
 --collect finished run folders are only read. Baselines come from the first method's runs, since they do not depend on
@@ -32,8 +32,8 @@ def experiment(
     cell = cell.replace(seed=seed, experts=cell.experts.replace(seed=seed, store=experts))
     if data:
         cell = cell.replace(data=cell.data.replace(source=data))
-    kept = cell.evaluation.baselines if baselines else ()
-    return cell.replace(evaluation=EvaluationSettings.model_validate(dict(cell.evaluation) | {"baselines": kept}))
+    names = cell.evaluation.baselines if baselines else ()
+    return cell.replace(evaluation=EvaluationSettings.model_validate(dict(cell.evaluation) | {"baselines": names}))
 
 
 def row(name: str, entries: list[RowScores]) -> dict[str, Any]:
@@ -53,14 +53,14 @@ def row(name: str, entries: list[RowScores]) -> dict[str, Any]:
 
 
 def course(folder: Path) -> dict[str, Any]:
-    """How a distillation went: first and last losses, the learned rate, skipped steps."""
+    """A summary of a distillation: first and last losses, the learned rate, skipped steps."""
     lines = read_lines(folder / "metrics.jsonl")
     losses = [float(line["loss"]) for line in lines]
-    few = max(1, len(losses) // 10)
+    tenth = max(1, len(losses) // 10)
     return {
         "iterations": len(lines),
-        "loss_first_tenth": statistics.fmean(losses[:few]),
-        "loss_last_tenth": statistics.fmean(losses[-few:]),
+        "loss_first_tenth": statistics.fmean(losses[:tenth]),
+        "loss_last_tenth": statistics.fmean(losses[-tenth:]),
         "lr_last": lines[-1]["lr"],
         "skipped": sum("skipped" in line for line in lines),
     }
@@ -91,9 +91,9 @@ def main() -> None:
             collected.setdefault(cell.method.name, []).extend(scores.architecture.values())
             for name, entry in scores.baselines.items() if first else ():
                 collected.setdefault(name, []).append(entry)
-            here = read_json(folder / "provenance.json")
-            origin = origin or here
-            courses[folder.name] = course(folder) | {"commit": here["commit"]}
+            run_origin = read_json(folder / "provenance.json")
+            origin = origin or run_origin
+            courses[folder.name] = course(folder) | {"commit": run_origin["commit"]}
     rows = [row(name, entries) for name, entries in collected.items()]
     for each in rows:
         spread = "" if each["std"] is None else f" ± {each['std']:.1f}"

@@ -1,8 +1,8 @@
-"""The tables of measured figures in README.md and the documentation, made from the files in benchmarks/results: no
+"""Generate the tables of measured figures in README.md and the documentation from the files in benchmarks/results; no
 figure is typed by hand.
 
-python benchmarks/tables.py            # writes every table anew, between its two comments
-python benchmarks/tables.py --check    # writes nothing; fails where a page says something else
+python benchmarks/tables.py            # writes every table again, between its two comments
+python benchmarks/tables.py --check    # writes nothing; fails where a page differs
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ def spread(mean: float, std: float | None) -> str:
 
 
 def of_values(values: Sequence[float]) -> str:
-    """The same of some numbers."""
+    """Mean ± standard deviation of some numbers."""
     return spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def table(head: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
-    """Markdown; `align` has one l or r a column."""
+    """A Markdown table; `align` has one l or r per column."""
     rules = ["---:" if side == "r" else "---" for side in align]
     return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in [head, rules, *rows])
 
 
-def accuracies(name: str, wanted: Sequence[str]) -> str:
+def accuracies(name: str, columns: Sequence[str]) -> str:
     """One row: the accuracy of each kind of images."""
     rows = {row["row"]: spread(row["mean"], row["std"]) for row in result(name)["rows"]}
-    return table([NAMES[row] for row in wanted], "r" * len(wanted), [[rows[row] for row in wanted]])
+    return table([NAMES[row] for row in columns], "r" * len(columns), [[rows[row] for row in columns]])
 
 
 FAMILIES = "families-epyc2-202611"
@@ -91,14 +91,13 @@ COLUMNS = {
 }
 """Data and images per class of the families' runs: ten classes of each data set."""
 KINDS = "hard", "slots", "soft"
-"""What must not share a table: hard labels, several images in a slot, other labels."""
+"""Kinds of rows that must not share a table: hard labels, several images in a slot, other labels."""
 FEW = "–"
 
 
 def families(kind: str) -> str:
     """Methods of every family with equal work: accuracy by data and images per class, and cost at 10 images per class.
-    `kind` is what must not share a table: hard labels, soft labels, or several images in a slot. A column is of the
-    seeds that all of its methods have."""
+    `kind` is one of `KINDS`. A column has the seeds that all of its methods have."""
     seeds = {column: _common_seeds(*column) for column in COLUMNS}
     rows = [row for row in result(FAMILIES)["collect"] if _kind(row) == kind]
     rows.sort(key=lambda row: row["family"] != "real images")
@@ -120,10 +119,10 @@ def families(kind: str) -> str:
 
 def _common_seeds(data: str, ipc: int) -> set[str]:
     """The seeds that every method has been run with."""
-    return _shared(row for row in result(FAMILIES)["collect"] if (row["data"], row["ipc"]) == (data, ipc))
+    return _seeds_of_all(row for row in result(FAMILIES)["collect"] if (row["data"], row["ipc"]) == (data, ipc))
 
 
-def _shared(rows: Iterable[dict[str, Any]]) -> set[str]:
+def _seeds_of_all(rows: Iterable[dict[str, Any]]) -> set[str]:
     """The seeds that all rows have."""
     seeds = [set(row["by_seed"]) for row in rows]
     return set.intersection(*seeds) if seeds else set()
@@ -137,47 +136,47 @@ def _kind(row: dict[str, Any]) -> str:
 
 def own_protocols(data: str, kind: str) -> str:
     """The same sets, of one `kind` as in `families`, under the protocol of their method's paper: after the last epoch,
-    and the best of its checks on the test images, which is what these papers report. A column is of the seeds that all
+    and the best of its checks on the test images, which is what these papers report. A column has the seeds that all
     of its methods have; random images are those of the first, unless a teacher labels them."""
     rows = [row for row in result(FAMILIES)["collect"] if row["data"] == data and "own" in row]
-    seeds = {ipc: _shared(row["own"] for row in rows if row["ipc"] == ipc) for ipc in (1, 10)}
+    seeds = {ipc: _seeds_of_all(row["own"] for row in rows if row["ipc"] == ipc) for ipc in (1, 10)}
     found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["own"]["protocol"]):
-        own, name = row["own"], NAMES[row["row"]]
-        if "random" in own:
-            key = own["protocol"], NAMES["random"], own["random"]["labels"], "1"
-            found.setdefault(key, {})[row["ipc"]] = own["random"]
-        found.setdefault((own["protocol"], name, own["labels"], str(row["per_slot"])), {})[row["ipc"]] = own
-    wanted = [(ipc, what) for ipc in (1, 10) for what in ("final", "best")]
-    lines = [["", "*whole runs*", "", "", *(str(len(seeds[ipc])) for ipc, _ in wanted)]]
+        scores, name = row["own"], NAMES[row["row"]]
+        if "random" in scores:
+            key = scores["protocol"], NAMES["random"], scores["random"]["labels"], "1"
+            found.setdefault(key, {})[row["ipc"]] = scores["random"]
+        found.setdefault((scores["protocol"], name, scores["labels"], str(row["per_slot"])), {})[row["ipc"]] = scores
+    columns = [(ipc, metric) for ipc in (1, 10) for metric in ("final", "best")]
+    lines = [["", "*whole runs*", "", "", *(str(len(seeds[ipc])) for ipc, _ in columns)]]
     of_kind = {key: row for key, row in found.items() if _kind({"labels": key[2], "per_slot": int(key[3])}) == kind}
     for key, by_ipc in of_kind.items():
-        lines.append([*key, *(_of_seeds(by_ipc.get(ipc), seeds[ipc], what) for ipc, what in wanted)])
+        lines.append([*key, *(_of_seeds(by_ipc.get(ipc), seeds[ipc], metric) for ipc, metric in columns)])
     head = ["protocol", "", "labels", "images per slot"]
-    head += [f"{ipc} per class, {words}" for ipc in (1, 10) for words in ("last epoch", "best check")]
+    head += [f"{ipc} per class, {label}" for ipc in (1, 10) for label in ("last epoch", "best check")]
     return table(head, "lllr" + "r" * 4, lines)
 
 
 def families_rates() -> str:
     """The held-out accuracy of every learning rate of images that was tried for the families' table."""
-    tried: dict[tuple[str, str], dict[int, list[str]]] = {}
+    by_method: dict[tuple[str, str], dict[int, list[str]]] = {}
     for each in result(FAMILIES_RATES)["rates"]:
-        words = f"{each['lr_img']:,.4g}: {statistics.fmean(each['final']):.1f}"
-        tried.setdefault((NAMES[each["row"]], each.get("differences", "")), {}).setdefault(each["ipc"], []).append(
-            words
+        text = f"{each['lr_img']:,.4g}: {statistics.fmean(each['final']):.1f}"
+        by_method.setdefault((NAMES[each["row"]], each.get("differences", "")), {}).setdefault(each["ipc"], []).append(
+            text
         )
     lines = [
         [f"{name}, {kind} differences" if kind else name, *(", ".join(by_ipc.get(ipc, [FEW])) for ipc in (1, 10))]
-        for (name, kind), by_ipc in tried.items()
+        for (name, kind), by_ipc in by_method.items()
     ]
     return table(["", "1 per class", "10 per class"], "lll", lines)
 
 
-def _of_seeds(row: dict[str, Any] | None, seeds: set[str], what: str = "final") -> str:
+def _of_seeds(row: dict[str, Any] | None, seeds: set[str], metric: str = "final") -> str:
     """Mean and spread of all networks of the runs of these seeds, as many of each; a dash where there are none. The
-    spread of two or three means alone would be as often 0 as not."""
+    spread of two or three means alone would often be 0."""
     runs = row["by_seed"].items() if row else ()
-    networks = [value for seed, run in runs if seed in seeds for value in run.get(what, ())]
+    networks = [value for seed, run in runs if seed in seeds for value in run.get(metric, ())]
     return of_values(networks) if networks else FEW
 
 
@@ -217,26 +216,26 @@ def architectures() -> str:
 
 
 def speed() -> str:
-    """Work, the usual way and this package's."""
+    """Time and memory of some work, the published way and with this package."""
     lines = []
-    for file, case, words, memory in SPEED:
+    for file, case, text, memory in SPEED:
         rows = {row["variant"]: row for row in result(file)["rows"] if row["case"] == case}
         usual, ours = rows["published"], next(rows[name] for name in ("ours", "recompute", "walk") if name in rows)
         extra = f", {100 * ours['memory']:.0f} % of the memory" if memory else ""
-        lines.append([words, _cost(usual, memory), _cost(ours, memory), f"{_times(ours['faster'])}{extra}"])
+        lines.append([text, _cost(usual, memory), _cost(ours, memory), f"{_ratio_text(ours['faster'])}{extra}"])
     return table(["work", "published", "astdistill", ""], "lrrl", lines)
 
 
-def _times(ratio: float) -> str:
+def _ratio_text(ratio: float) -> str:
     return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
 def _cost(row: dict[str, Any], memory: bool) -> str:
     seconds = row["seconds"]
-    words = f"{1000 * seconds:.2g} ms" if seconds < 0.1 else f"{seconds:.3g} s" if seconds >= 10 else f"{seconds:.2g} s"
+    text = f"{1000 * seconds:.2g} ms" if seconds < 0.1 else f"{seconds:.3g} s" if seconds >= 10 else f"{seconds:.2g} s"
     if "bytes" in row:
-        return f"{words}, {row['bytes'] / 1e6:.1f} MB read"
-    return f"{words}, {row['peak_mb'] / 1000:.2g} GB" if memory else words
+        return f"{text}, {row['bytes'] / 1e6:.1f} MB read"
+    return f"{text}, {row['peak_mb'] / 1000:.2g} GB" if memory else text
 
 
 SPEED = (
@@ -272,7 +271,7 @@ DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
 def cells() -> str:
-    """Benchmark settings on whole data sets beside their published figures; what is shorter than published says so."""
+    """Benchmark settings on whole data sets with their published figures; shorter runs than published are marked."""
     rows = []
     files = [result(path.stem) for path in sorted(RESULTS.glob(CELLS))]
     for row in [{"machine": each.get("machine"), **row} for each in files for row in each["rows"]]:
@@ -285,14 +284,16 @@ def cells() -> str:
         count, epochs = row["experts"]["count"], row["experts"]["epochs"]
         found, real = (spread(each["mean"], each["std"]) for each in (row["distilled"], row["baselines"]["random"]))
         setting = f"{DATA[data]}, {ipc.split('-')[0]}"
-        rows.append((setting, row["label"], f"{count} × {epochs}", steps, _taken(row), real, found, published))
+        rows.append(
+            (setting, row["label"], f"{count} × {epochs}", steps, _machine_and_time(row), real, found, published)
+        )
     head = "data, images per class", "method", "experts × epochs", "outer steps", "time", "random real"
     head = (*head, "test accuracy", "published")
     return table(head, "llrrrrrr", rows)
 
 
-def _taken(row: dict[str, Any]) -> str:
-    """On what, and for how long experts and images were computed; evaluation, which was elsewhere, apart."""
+def _machine_and_time(row: dict[str, Any]) -> str:
+    """The machine and the time of experts and distillation; without evaluation, which ran elsewhere."""
     machine = row["machine"]
     if (card := machine["accelerator"]) is not None:
         seconds = row["experts"]["seconds"] + row["iterations"] * row["seconds_per_step_median"]
@@ -314,7 +315,8 @@ def gpu() -> str:
 
 
 def tune() -> str:
-    """Learning rates that searches find from wrong ones, and the test accuracy with them and with those by hand."""
+    """Learning rates that searches find from wrong ones, and test accuracies with them and with rates chosen by
+    hand."""
     found = result("tune-digits-epyc2-202611")
     tuned, hand = found["tuned"], found["hand"]
     rows = [(rates(each["start"]), rates(each["found"]), whole(tuned)) for each in found["searches"]]
@@ -370,8 +372,8 @@ TABLES = {
 
 
 def rewritten(text: str) -> str:
-    """The page with every table made anew."""
-    return BLOCK.sub(lambda found: found[1] + "\n" + TABLES[found["name"]]() + "\n" + found[4], text)
+    """The page with every table generated again."""
+    return BLOCK.sub(lambda match: match[1] + "\n" + TABLES[match["name"]]() + "\n" + match[4], text)
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
-"""What `astdistill tune` finds from learning rates that are wrong by 100 times, beside those chosen by hand, as JSON.
+"""Rates that `astdistill tune` finds from ones that are wrong by 100 times, and those chosen by hand, as JSON.
 
-The folders are read; they come from commands such as these, the last two of which share seeds and experts:
+The folders are only read; they come from commands such as these, the last two of which share seeds and experts:
 
     astdistill tune digits-ipc1 --distill.lr-init 1 --distill.lr-lr 1e-4 --distill.lr-img 1000 --out up
     astdistill run --config up/tuned.yaml --seeds 3 --out tuned
@@ -23,7 +23,7 @@ RATES = ("lr_init", "lr_lr", "lr_img")
 
 
 def search(folder: Path) -> dict[str, Any]:
-    """Where a search began and what it found."""
+    """The start and the result of a search."""
     tuning = Tuning.read(folder)
     if tuning is None or tuning.winner is None:
         raise SystemExit(f"{folder} holds no search with a winner")
@@ -71,13 +71,13 @@ def main() -> None:
     parser.add_argument("--note", default="")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    beside = {
+    readers = {
         "tuned": (runs, options.tuned),
         "hand": (runs, options.hand),
         "hand_search": (search, options.hand_search),
     }
-    where = provenance()
-    del where["arguments"]
+    origin = provenance()
+    del origin["arguments"]
     tuning = Tuning.read(options.search[0])
     assert tuning is not None, "search() has read it"
     write_json(
@@ -88,8 +88,8 @@ def main() -> None:
             "model": tuning.experiment["model"],
             "note": options.note,
             "searches": [search(folder) for folder in options.search],
-            **{name: read(folder) for name, (read, folder) in beside.items() if folder is not None},
-            **where,
+            **{name: read(folder) for name, (read, folder) in readers.items() if folder is not None},
+            **origin,
         },
     )
 

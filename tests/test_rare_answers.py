@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from astdistill.evaluation.per_class import ENDS, WHOLE, _chosen
+from astdistill.evaluation.per_class import ENDS, WHOLE, _select_classes
 from astdistill.interop.huggingface import SIZES, _citation, _size
 from astdistill.models.resnet import ResNet18
 from astdistill.report.compare import SEEDS, runs_in
-from astdistill.report.page.gallery import MANY, _across
+from astdistill.report.page.gallery import MANY, _tiles_per_row
 from astdistill.report.page.page import _title
 from astdistill.runtime import parallel, tracking, worker
 from astdistill.runtime.devices import supported
@@ -114,8 +114,8 @@ def test_many_runs_and_many_classes_are_shown_in_short() -> None:
     assert _title(runs) == "4 runs"
     assert _title(runs[:3]) == "run0, run1 and run2"
     few = [[float(label)] for label in range(2 * ENDS)] + [[]] * WHOLE
-    assert _chosen(few) == (list(range(2 * ENDS - 1, -1, -1)), "Best classes first. ")
-    assert _across(MANY + 1, 50) == 15
+    assert _select_classes(few) == (list(range(2 * ENDS - 1, -1, -1)), "Best classes first. ")
+    assert _tiles_per_row(MANY + 1, 50) == 15
 
 
 def test_the_list_of_seeds_beside_runs_is_no_run(tmp_path: Path) -> None:

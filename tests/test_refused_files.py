@@ -17,7 +17,7 @@ from astdistill.data.loading import load_dataset
 from astdistill.data.synthetic import SyntheticSet, load
 from astdistill.distillation.snapshots import StartMap, read_course
 from astdistill.experiment.proposal import _name
-from astdistill.interop.import_experts import _under_way, fitting_model
+from astdistill.interop.import_experts import _import_folder, fitting_model
 from astdistill.interop.import_sets import read_pickle
 from astdistill.report.experts import read_experts
 from astdistill.report.live import expert_progress
@@ -169,7 +169,7 @@ def test_an_import_under_way_is_left_alone(tmp_path: Path) -> None:
     with (
         lock(tmp_path / ".abc.importing" / ".lock", wait=False),
         pytest.raises(InputError, match=r"Another process is importing these files into .*; wait for it, or name ano"),
-        _under_way(tmp_path, "abc"),
+        _import_folder(tmp_path, "abc"),
     ):
         pass
 

@@ -347,7 +347,7 @@ def test_whatever_is_drawn_fits_the_experts(also: tuple[Any, ...]) -> None:
 def test_whatever_is_drawn_contradicts_no_other_setting(name: str, also: tuple[Any, ...]) -> None:
     experiment = preset(name)
     ranges = tuning._step_ranges(experiment, tuning.Search(also=also))
-    given = tuning._asked(experiment, ranges)
+    given = tuning._current_values(experiment, ranges)
     for ends in product(*ranges.values()):
         values = dict(zip(ranges, map(int, ends), strict=True))
         each = tuning.with_values(experiment, {**given, **values})

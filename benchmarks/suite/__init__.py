@@ -1,1 +1,1 @@
-"""Speed and memory beside the published way of doing the same work: `make bench`. Not a part of the package."""
+"""Speed and memory compared with the published way of doing the same work: `make bench`. Not part of the package."""

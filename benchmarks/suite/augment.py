@@ -15,7 +15,7 @@ from .task import PUBLISHED, Bench, Settings, Task
 
 
 class Case(NamedTuple):
-    """Which operations, and how many images of what size."""
+    """The operations, and the number and size of the images."""
 
     strategy: str
     batch: int = 256
@@ -31,21 +31,21 @@ CASES = {op: Case(op) for op in STRATEGY.split("_")} | {"strategy": Case(STRATEG
 
 
 def task(name: str, variant: str, settings: Settings) -> Task:
-    """Draw and apply, `calls` times with the same numbers for every variant, after two warm ones."""
+    """Draw and apply, `calls` times with the same numbers for every variant, after two warm-up calls."""
     case = CASES[name]
     images = torch.randn(case.batch, *case.shape, generator=rng(0, "bench"))
-    effect = published.augmented_one_by_one if variant == PUBLISHED else apply
+    transform = published.augmented_one_by_one if variant == PUBLISHED else apply
 
     def augment(calls: int) -> None:
         generator = rng(0, "augment")
         for _ in range(calls):
-            effect(images, draw(case.strategy, case.batch, case.shape, generator))
+            transform(images, draw(case.strategy, case.batch, case.shape, generator))
 
     return Task(lambda: augment(2), lambda: augment(case.calls), units=case.calls)
 
 
 def work(name: str, variant: str, settings: Settings) -> Work:
-    """Every image read once and written once; arithmetic counts as nothing."""
+    """Every image read once and written once; arithmetic is not counted."""
     case = CASES[name]
     return Work(bytes=2 * FLOAT * case.batch * 3 * case.size**2)
 

@@ -27,7 +27,7 @@ OURS = "walk"
 GRAPH = Units(first=6, inner=9)
 """One graph: forward 1, adjoints 2, and the adjoints of these three 6."""
 MOST = 200
-"""The most images × steps of the window that the float64 oracle takes."""
+"""The largest number of images × steps of the window for the float64 reference."""
 
 
 class Case(NamedTuple):
@@ -45,15 +45,15 @@ MORE = {"c10-ipc10-w32": Case(100, 32, 16, 5000, Net(width=32)), "b10": Case(10,
 CASES = MAIN | MORE | {"tiny": Case(10, 4, 2, 20, TINY)}
 
 
-class Given(NamedTuple):
-    """Everything that either way of taking the gradient needs."""
+class Problem(NamedTuple):
+    """The inputs of both ways of computing the gradient."""
 
     setup: Setup
     step: BackPropagationThroughTraining
     variables: Variables
 
 
-def given(case: Case) -> Given:
+def make_problem(case: Case) -> Problem:
     """Random real and synthetic images, the window at the end."""
     net, generator = case.net, rng(0, "bench")
     labels = torch.arange(case.real) % net.classes
@@ -67,10 +67,10 @@ def given(case: Case) -> Given:
     setup = Setup(data, None, net.name, model, method, DistillSettings(augmentation="flip_rotate"))
     images = torch.randn(case.batch, *net.shape, generator=generator)
     targets = one_hot(torch.arange(case.batch) * net.classes // case.batch, net.classes).float()
-    return Given(setup, step, Variables(images, targets, torch.tensor(0.01)))
+    return Problem(setup, step, Variables(images, targets, torch.tensor(0.01)))
 
 
-def taken(problem: Given, net: Net, variant: str, dtype: torch.dtype = torch.float32) -> Tensor:
+def image_gradient(problem: Problem, net: Net, variant: str, dtype: torch.dtype = torch.float32) -> Tensor:
     """dL/dX of one variant."""
     setup, step, variables = problem
     variables = Variables(**{name: part.to(dtype) for name, part in variables.items()})
@@ -85,15 +85,15 @@ def taken(problem: Given, net: Net, variant: str, dtype: torch.dtype = torch.flo
 
 
 def task(name: str, variant: str, settings: Settings) -> Task:
-    """One outer step, after one of two training steps and few real images."""
+    """One outer step, after a shorter one with two training steps and fewer real images."""
     case = CASES[name]
-    few = case._replace(unroll=2, window=1, real=min(case.real, TOGETHER))
-    return Task(_outer_step(few, variant), _outer_step(case, variant))
+    short = case._replace(unroll=2, window=1, real=min(case.real, TOGETHER))
+    return Task(_outer_step(short, variant), _outer_step(case, variant))
 
 
 def _outer_step(case: Case, variant: str) -> Callable[[], object]:
-    problem = given(case)
-    return lambda: taken(problem, case.net, variant)
+    problem = make_problem(case)
+    return lambda: image_gradient(problem, case.net, variant)
 
 
 def work(name: str, variant: str, settings: Settings) -> Work:
@@ -106,14 +106,16 @@ def work(name: str, variant: str, settings: Settings) -> Work:
 
 def cosine(name: str, variants: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The cosine of each variant in float32 with the published gradient in float64, for as many images as that can
-    take."""
+    process."""
     case = CASES[name]
-    few = max(case.net.classes, min(case.batch, MOST // case.window))
-    problem = given(case._replace(batch=few, real=min(case.real, MOST)))
-    exact = taken(problem, case.net, PUBLISHED, torch.float64).flatten()
+    images = max(case.net.classes, min(case.batch, MOST // case.window))
+    problem = make_problem(case._replace(batch=images, real=min(case.real, MOST)))
+    exact = image_gradient(problem, case.net, PUBLISHED, torch.float64).flatten()
     return {
         variant: {
-            "cosine": float(cosine_similarity(taken(problem, case.net, variant).double().flatten(), exact, dim=0))
+            "cosine": float(
+                cosine_similarity(image_gradient(problem, case.net, variant).double().flatten(), exact, dim=0)
+            )
         }
         for variant in variants
     }

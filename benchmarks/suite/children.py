@@ -1,4 +1,5 @@
-"""Processes that a bench starts end with it, however it ends: each holds a pipe whose other end goes with the bench."""
+"""Processes that end with the bench that started them, however it ends: each reads a pipe that closes with the
+bench."""
 
 from __future__ import annotations
 
@@ -13,32 +14,32 @@ from pathlib import Path
 
 
 def paths_of_the_suite() -> str:
-    """PYTHONPATH of a process that imports the suite and what this one can."""
+    """PYTHONPATH of a process that can import the suite and all that this process can import."""
     return os.pathsep.join(part for part in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")) if part)
 
 
-def run_in_group(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a process in a group of its own, which has `end_with_parent` called in it; at the end, by an exception too,
-    no process of the group is left."""
-    heard, held = os.pipe()
+def run_in_group(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a process, which must call `end_with_parent`, in its own process group; no process of the group is left at
+    the end, nor after an exception."""
+    read_end, write_end = os.pipe()
     process = subprocess.Popen(
-        words,
-        stdin=heard,
+        command,
+        stdin=read_end,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
         start_new_session=True,
     )
-    os.close(heard)
+    os.close(read_end)
     try:
         output, errors = process.communicate()
     finally:
-        with suppress(ProcessLookupError, PermissionError):  # none is left; macOS says the latter of ended ones
+        with suppress(ProcessLookupError, PermissionError):  # none is left; macOS raises the latter for ended processes
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        os.close(held)
-    return subprocess.CompletedProcess(words, process.returncode, output, errors)
+        os.close(write_end)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def end_with_parent() -> None:
@@ -49,19 +50,19 @@ def end_with_parent() -> None:
             pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    if os.getpgrp() == os.getpid():  # not where somebody runs it by hand
+    if os.getpgrp() == os.getpid():  # not when it is run by hand
         threading.Thread(target=wait, daemon=True).start()
 
 
 def ask_until_parent_ends(answer: Callable[[str], object]) -> None:
-    """Call `answer` with every line of the standard input; end, in the middle of an answer too, when the input does."""
+    """Call `answer` with every line of the standard input; end when the input ends, also in the middle of an answer."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def listen() -> None:
-        left = ""
+        partial = ""
         while read := os.read(0, 1024):
-            *whole, left = (left + read.decode()).split("\n")
-            for line in whole:
+            *complete, partial = (partial + read.decode()).split("\n")
+            for line in complete:
                 lines.put(line)
         os._exit(0)
 

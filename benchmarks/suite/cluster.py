@@ -1,4 +1,4 @@
-"""Eight experts on two nodes of one core each, beside two workers of one machine: what a cluster costs."""
+"""Eight experts on two nodes of one core each, compared with two workers of one machine: the overhead of a cluster."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from astdistill.runtime.provenance import provenance, without_places
 
 EXPERTS, MODEL = 8, "convnet-d3-w32"
 GOAL = 0.9
-"""The least throughput of the cluster, over that of two workers."""
+"""The lowest accepted throughput of the cluster, over that of two workers."""
 
 
 @contextmanager
@@ -50,12 +50,12 @@ def two_nodes() -> Iterator[str]:
         started.shutdown()
 
 
-def trained(dataset: Dataset, epochs: int, **how: Any) -> float:
+def training_seconds(dataset: Dataset, epochs: int, **options: Any) -> float:
     """Seconds of a whole call that trains the experts into a new store, processes included."""
     with tempfile.TemporaryDirectory() as store:
         began = time.perf_counter()
         recipe = ExpertRecipe(epochs=epochs, lr=0.01)
-        train_experts(dataset, model=MODEL, recipe=recipe, count=EXPERTS, store=store, **how)
+        train_experts(dataset, model=MODEL, recipe=recipe, count=EXPERTS, store=store, **options)
         return time.perf_counter() - began
 
 
@@ -67,12 +67,12 @@ def measured(dataset: Dataset, epochs: int, n: int) -> dict[str, list[float]]:
         for _ in range(n):
             with on_cluster(address):
                 began = time.perf_counter()
-                there = used()
-                assert there is not None
-                there.connect()
+                active = used()
+                assert active is not None
+                active.connect()
                 found["start"].append(time.perf_counter() - began)
-                found["cluster"].append(trained(dataset, epochs))
-            found["workers"].append(trained(dataset, epochs, workers=2))
+                found["cluster"].append(training_seconds(dataset, epochs))
+            found["workers"].append(training_seconds(dataset, epochs, workers=2))
     return found
 
 
@@ -80,9 +80,9 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
     """Medians of the seconds, and of the workers' over the cluster's within a repetition, without and with its
     start."""
     turns = list(zip(found["workers"], found["cluster"], found["start"], strict=True))
-    row: dict[str, Any] = {name: statistics.median(taken) for name, taken in found.items()}
-    row["ratio"] = statistics.median(here / there for here, there, _ in turns)
-    row["ratio_with_start"] = statistics.median(here / (there + start) for here, there, start in turns)
+    row: dict[str, Any] = {name: statistics.median(values) for name, values in found.items()}
+    row["ratio"] = statistics.median(workers / nodes for workers, nodes, _ in turns)
+    row["ratio_with_start"] = statistics.median(workers / (nodes + start) for workers, nodes, start in turns)
     return row | {"n": len(turns)}
 
 
@@ -98,28 +98,28 @@ class ClusterFlags(Record):
     """Write the figures, with machine and versions, to FILE."""
 
 
-def cluster(words: list[str]) -> None:
+def cluster(arguments: list[str]) -> None:
     """`make bench NAME=cluster`: measure, and show the ratio."""
-    made = Command("cluster", lambda given: _cluster(given, words), ClusterFlags)
-    made.prog = "python -m suite cluster"
-    with made.make_context("cluster", list(words), obj={}) as ctx:
-        made.call(ctx)
+    command = Command("cluster", lambda flags: _cluster(flags, arguments), ClusterFlags)
+    command.prog = "python -m suite cluster"
+    with command.make_context("cluster", list(arguments), obj={}) as ctx:
+        command.call(ctx)
 
 
-def _cluster(given: ClusterFlags, words: list[str]) -> None:
-    if min(given.n, given.epochs) < 1:
+def _cluster(flags: ClusterFlags, arguments: list[str]) -> None:
+    if min(flags.n, flags.epochs) < 1:
         raise InputError("-n or --epochs has a value that is too small; choose 1 or more.")
     be_quiet(True)
-    with limited(2):  # which two workers share: one thread each, as on the nodes
-        before, found = load(), measured(load_dataset("digits"), given.epochs, given.n)
-    row = summary(found) | {"experts": EXPERTS, "epochs": given.epochs}
+    with limited(2):  # shared by two workers: one thread each, as on the nodes
+        before, found = load(), measured(load_dataset("digits"), flags.epochs, flags.n)
+    row = summary(found) | {"experts": EXPERTS, "epochs": flags.epochs}
     Console().print(
-        f"{EXPERTS} experts of {given.epochs} epochs: two workers {row['workers']:.1f} s, two nodes "
+        f"{EXPERTS} experts of {flags.epochs} epochs: two workers {row['workers']:.1f} s, two nodes "
         f"{row['cluster']:.1f} s after a start of {row['start']:.1f} s. Throughput of the nodes over that of the "
-        f"workers: {row['ratio']:.2f} (goal: {GOAL}), with the start {row['ratio_with_start']:.2f}; n = {given.n}, "
+        f"workers: {row['ratio']:.2f} (goal: {GOAL}), with the start {row['ratio_with_start']:.2f}; n = {flags.n}, "
         f"load average before: {before:.1f}.",
         highlight=False,
     )
-    if given.to is not None:
-        origin = provenance() | {"arguments": without_places(["suite", "cluster", *words])}
-        write_json(given.to, {"bench": "cluster", **origin, "load": before, "rows": [row], "seconds": found})
+    if flags.to is not None:
+        origin = provenance() | {"arguments": without_places(["suite", "cluster", *arguments])}
+        write_json(flags.to, {"bench": "cluster", **origin, "load": before, "rows": [row], "seconds": found})

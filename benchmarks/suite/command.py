@@ -1,4 +1,4 @@
-"""The benches by name, and one of them from words to a table and a JSON file."""
+"""The benches by name, and the command that runs one of them and writes a table and a JSON file."""
 
 from __future__ import annotations
 
@@ -62,51 +62,51 @@ class BenchFlags(Record):
     """Compare unroll's gradients with float64."""
 
 
-def bench(words: list[str]) -> None:
-    """Measure one bench and show it; without a name, show which there are."""
-    if words[:1] == ["estimate"]:  # compares the package with itself, so that there are no variants
-        estimate.estimate(words[1:])
+def bench(arguments: list[str]) -> None:
+    """Measure one bench and print it; without a name, list all benches."""
+    if arguments[:1] == ["estimate"]:  # compares the package with itself, so that there are no variants
+        estimate.estimate(arguments[1:])
         return
-    if words[:1] == ["shared"]:  # variants of the environment, which a process of its own is started for once
-        shared.shared(words[1:])
+    if arguments[:1] == ["shared"]:  # its variants are environments, with one process each
+        shared.shared(arguments[1:])
         return
-    if words[:1] == ["cluster"]:  # starts one, for which Ray must be there
-        cluster.cluster(words[1:])
+    if arguments[:1] == ["cluster"]:  # starts a cluster, which needs Ray
+        cluster.cluster(arguments[1:])
         return
-    made = Command("bench", lambda given: _bench(given, words), BenchFlags)
-    made.prog = "python -m suite"
-    with made.make_context("bench", list(words), obj={}) as ctx:
+    command = Command("bench", lambda flags: _bench(flags, arguments), BenchFlags)
+    command.prog = "python -m suite"
+    with command.make_context("bench", list(arguments), obj={}) as ctx:
         be_quiet(ctx.params["quiet"])
-        made.call(ctx)
+        command.call(ctx)
 
 
-def _bench(given: BenchFlags, words: list[str]) -> None:
-    if given.name is None:
+def _bench(flags: BenchFlags, arguments: list[str]) -> None:
+    if flags.name is None:
         Console().print(_overview())
         return
-    if given.name not in BENCHES:
-        raise unknown("bench", given.name, BENCHES)
-    chosen = BENCHES[given.name]
-    cases = _known("case", given.case, chosen.cases, (*chosen.cases, *chosen.others), chosen.hidden)
-    variants = _known("variant", given.variant, chosen.variants, chosen.variants)
-    settings = _settings(given)
-    measured = run_bench(chosen, cases, variants, given.n, settings, given.cosine, in_own_process)
+    if flags.name not in BENCHES:
+        raise unknown("bench", flags.name, BENCHES)
+    chosen = BENCHES[flags.name]
+    cases = _requested("case", flags.case, chosen.cases, (*chosen.cases, *chosen.others), chosen.hidden)
+    variants = _requested("variant", flags.variant, chosen.variants, chosen.variants)
+    settings = _settings(flags)
+    measured = run_bench(chosen, cases, variants, flags.n, settings, flags.cosine, in_own_process)
     rows = rows_of(chosen, measured, settings)
     Console().print(table(chosen, rows, measured))
-    if given.to is not None:
+    if flags.to is not None:
         origin = provenance()
         machine = origin.pop("machine") | {"threads": settings.threads}
-        origin["arguments"] = without_places(["suite", *words])
+        origin["arguments"] = without_places(["suite", *arguments])
         head = {"bench": chosen.name, "machine": machine, "provenance": origin, "limits": measured.rates.to_json()}
-        write_json(given.to, head | {"rows": rows})
+        write_json(flags.to, head | {"rows": rows})
 
 
-def main(words: list[str]) -> int:
-    """`bench`, with what is asked for wrongly as one sentence; the exit code. A signal that ends it ends what it has
-    started, too."""
+def main(arguments: list[str]) -> int:
+    """Run `bench` and print a wrong request as one sentence; returns the exit code. A signal that ends it also ends the
+    processes that it has started."""
     try:
         with terminable():
-            bench(words)
+            bench(arguments)
     except Exit as done:  # after --help
         return done.exit_code
     except InputError as error:
@@ -119,42 +119,42 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _known(
-    kind: str, given: Sequence[str], usual: tuple[str, ...], allowed: tuple[str, ...], hidden: tuple[str, ...] = ()
+def _requested(
+    kind: str, names: Sequence[str], usual: tuple[str, ...], allowed: tuple[str, ...], hidden: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """What was asked for, each once, or the usual. Raises InputError for a name that does not exist."""
-    for name in given:
+    """The requested names, each once, or the usual ones. Raises InputError for a name that does not exist."""
+    for name in names:
         if name not in (*allowed, *hidden):
             raise unknown(kind, name, allowed)
-    return tuple(dict.fromkeys(given or usual))
+    return tuple(dict.fromkeys(names or usual))
 
 
-def _settings(given: BenchFlags) -> Settings:
-    for flag, number in (("-n", given.n), ("--threads", given.threads), ("--epochs", given.epochs)):
+def _settings(flags: BenchFlags) -> Settings:
+    for flag, number in (("-n", flags.n), ("--threads", flags.threads), ("--epochs", flags.epochs)):
         if number is not None and number < 1:
             raise InputError(f"{flag} {number} was given; choose 1 or more.")
-    if given.threads is not None and given.threads > cores():
+    if flags.threads is not None and flags.threads > cores():
         raise InputError(
-            f"--threads {given.threads} was given, but this process may use {cores()} cores; choose {cores()} or less."
+            f"--threads {flags.threads} was given, but this process may use {cores()} cores; choose {cores()} or less."
         )
-    if given.epochs is not None and given.name != "evaluate":
+    if flags.epochs is not None and flags.name != "evaluate":
         raise InputError(
-            f"--epochs {given.epochs} was given, but {given.name} has no epochs to choose; leave it out, or: make "
+            f"--epochs {flags.epochs} was given, but {flags.name} has no epochs to choose; leave it out, or: make "
             f"bench NAME=evaluate"
         )
-    return Settings(threads=given.threads or cores(), epochs=given.epochs)
+    return Settings(threads=flags.threads or cores(), epochs=flags.epochs)
 
 
 def _overview() -> Table:
-    shown = Table(
+    overview = Table(
         caption="One of them: make bench NAME=… Cases in brackets run when --case names them. The estimates of a run "
         "beside what it takes: make bench NAME=estimate. Beside other busy processes: make bench NAME=shared. On a "
         "cluster of Ray: make bench NAME=cluster.",
         caption_justify="left",
     )
     for column in ("bench", "what is measured", "cases", "variants"):
-        shown.add_column(column, no_wrap=column == "bench")
+        overview.add_column(column, no_wrap=column == "bench")
     for name, each in BENCHES.items():
         cases = [*each.cases, *(f"({case})" for case in each.others)]
-        shown.add_row(name, each.text, " ".join(cases), " ".join(each.variants))
-    return shown
+        overview.add_row(name, each.text, " ".join(cases), " ".join(each.variants))
+    return overview

@@ -1,5 +1,5 @@
-"""The arithmetic of the papers' ConvNet, counted: what an epoch, an outer step or an evaluation has to compute and to
-move."""
+"""The arithmetic of the papers' ConvNet, counted: the operations and bytes of an epoch, an outer step or an
+evaluation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Net(NamedTuple):
 
     @property
     def features(self) -> int:
-        """What the linear layer reads of one image."""
+        """Inputs of the linear layer for one image."""
         return self.width * (self.size >> self.depth) ** 2
 
     @property
@@ -47,7 +47,7 @@ class Net(NamedTuple):
 
     @property
     def planes(self) -> int:
-        """Numbers that come out of all convolutions for one image: what norms, activations and transforms pass over."""
+        """Outputs of all convolutions for one image, which norms, activations and transforms process."""
         return sum(block.outputs * block.side**2 for block in self.convolutions)
 
     @property
@@ -64,7 +64,7 @@ FLOAT = 4
 
 
 class Units(NamedTuple):
-    """How often a layer's convolution work is done; the first layer has no input to push derivatives on to."""
+    """How often a layer's convolution work is done; the first layer passes no derivatives to its input."""
 
     first: int
     inner: int

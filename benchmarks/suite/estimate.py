@@ -1,4 +1,4 @@
-"""Estimates beside what is then taken: portions of six presets, estimated and run on random images of their shape."""
+"""Estimated and measured times: portions of six presets, estimated and run on random images of their shape."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ CASES = {
     "cifar100-ipc1": "",
 }
 IMAGES, TESTED, STEPS, OUTER, EPOCHS, SEEN = 512, 512, 2, 3, 3, 1000
-"""Training and test images, inner and outer steps, and epochs of a portion, where the preset has more; a
-network of the evaluation sees so many images in all, at least."""
+"""Training and test images, inner and outer steps, and epochs of a portion, where the preset has more; and the least
+number of images that a network of the evaluation sees in all."""
 SMALL, SMALL_OUTER = 2000, 30
-"""A preset of fewer training images keeps its inner steps and epochs, and takes so many outer steps: its stages take
-seconds, of which what comes before and after them is no small part."""
+"""A preset with fewer than `SMALL` training images keeps its inner steps and epochs, and takes `SMALL_OUTER` outer
+steps: its stages take seconds, a large part of which is spent before and after the steps."""
 
 
 class Seconds(NamedTuple):
-    """What a portion took, and for how much of that this thread computed."""
+    """Wall-clock seconds of a portion, and processor seconds of this thread."""
 
     wall: float
     own: float
@@ -70,7 +70,7 @@ class Seconds(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One stage of one preset beside so many busy processes: estimated and taken in each repetition."""
+    """One stage of one preset next to `busy` busy processes: estimated and measured in each repetition."""
 
     case: str
     stage: str
@@ -78,49 +78,49 @@ class Row:
     estimates: list[float]
     taken: list[Seconds]
     threads: list[int]
-    """Of a step: as many as a run takes."""
+    """Threads of a step, as many as a run chooses."""
 
     @property
     def ratios(self) -> tuple[float, float]:
         """Medians over repetitions of the estimate over the time taken, and over the processor time."""
         pairs = list(zip(self.estimates, self.taken, strict=True))
         return (
-            statistics.median(told / taken.wall for told, taken in pairs),
-            statistics.median(told / taken.own for told, taken in pairs),
+            statistics.median(estimated / taken.wall for estimated, taken in pairs),
+            statistics.median(estimated / taken.own for estimated, taken in pairs),
         )
 
 
 def portion(case: str, store: Path) -> tuple[Experiment, Dataset, DatasetSize]:
-    """A little of a preset: fewer images, epochs and steps, and one of each network, on random images."""
-    whole = preset(case.split(" ")[0])
-    whole = with_method(whole, CASES[case]) if CASES[case] else whole
-    known, recipe = dataset_size(whole), whole.evaluation.recipe
-    needed = max(whole.ipc * 2, getattr(whole.method.step, "batch_real", 0))  # of each class, as in the preset
-    small, epochs = known.train < SMALL, max(EPOCHS, SEEN // (whole.ipc * known.classes))
+    """A portion of a preset: fewer images, epochs and steps, and one of each network, on random images."""
+    full = preset(case.split(" ")[0])
+    full = with_method(full, CASES[case]) if CASES[case] else full
+    size, recipe = dataset_size(full), full.evaluation.recipe
+    needed = max(full.ipc * 2, getattr(full.method.step, "batch_real", 0))  # of each class, as in the preset
+    small, epochs = size.train < SMALL, max(EPOCHS, SEEN // (full.ipc * size.classes))
     if not small:
-        train = min(known.train, max(IMAGES, known.classes * needed))
-        known = DatasetSize(known.shape, known.classes, train, min(known.test, TESTED))
+        train = min(size.train, max(IMAGES, size.classes * needed))
+        size = DatasetSize(size.shape, size.classes, train, min(size.test, TESTED))
         recipe = recipe.replace(epochs=epochs)
     iterations = {True: SMALL_OUTER, False: OUTER}[small]
-    experiment = whole.replace(
-        experts=whole.experts.replace(count=1, store=store, stop_after=None),
-        method=_short(whole.method, small),
-        distill=whole.distill.replace(iterations=iterations, snapshots=False, lr_lr=0.0),
-        evaluation=whole.evaluation.replace(networks=1, baselines=(), recipe=recipe),
+    experiment = full.replace(
+        experts=full.experts.replace(count=1, store=store, stop_after=None),
+        method=_shortened(full.method, small),
+        distill=full.distill.replace(iterations=iterations, snapshots=False, lr_lr=0.0),
+        evaluation=full.evaluation.replace(networks=1, baselines=(), recipe=recipe),
         workers=1,
     )
-    generator, (channels, height, width) = rng(0, "estimate"), known.shape
+    generator, (channels, height, width) = rng(0, "estimate"), size.shape
     images = [
         torch.randint(256, (count, channels, height, width), generator=generator, dtype=torch.uint8)
-        for count in (known.train, known.test)
+        for count in (size.train, size.test)
     ]
-    labels = [torch.arange(count) % known.classes for count in (known.train, known.test)]
-    return experiment, dataset_from_tensors(images[0], labels[0], images[1], labels[1]), known
+    labels = [torch.arange(count) % size.classes for count in (size.train, size.test)]
+    return experiment, dataset_from_tensors(images[0], labels[0], images[1], labels[1]), size
 
 
-def _short(method: Method, small: bool) -> Method:
-    """The same at a rate of experts that leaves every number finite on random labels, and, unless it is `small`, with
-    few steps and experts of a few epochs."""
+def _shortened(method: Method, small: bool) -> Method:
+    """The method with a learning rate of experts that keeps every number finite on random labels and, unless it is
+    `small`, with few steps and experts of a few epochs."""
     if method.expert is None:
         return method
     if small:
@@ -132,18 +132,18 @@ def _short(method: Method, small: bool) -> Method:
 
 
 def train(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:
-    """The expert of a portion, from the store where it is there."""
-    wanted = experiment.experts
+    """The expert of a portion, read from the store if it is stored there."""
+    settings = experiment.experts
     return train_experts(
-        dataset, model=experiment.model, recipe=experiment.method.recipe, count=1, store=wanted.store, workers=1
+        dataset, model=experiment.model, recipe=experiment.method.recipe, count=1, store=settings.store, workers=1
     )
 
 
 def repetition(case: str) -> dict[str, tuple[float, Seconds]]:
-    """Of each stage what was estimated, and what it took."""
+    """The estimated and the measured seconds of each stage."""
     with tempfile.TemporaryDirectory() as folder:
-        experiment, dataset, known = portion(case, Path(folder))
-        found = counted(experiment, known, Costs(experiment.device, Speed(experiment.device))).stages
+        experiment, dataset, size = portion(case, Path(folder))
+        found = counted(experiment, size, Costs(experiment.device, Speed(experiment.device))).stages
         taken: list[Seconds] = []
         experts = None
         if experiment.method.expert is not None:
@@ -159,14 +159,14 @@ def repetition(case: str) -> dict[str, tuple[float, Seconds]]:
             settings=experiment.distill,
             observers=[lambda run, state, line: clock.append(_now())],
         )
-        # From the first step's end to the last one's: what comes before the steps is no part of their pace.
+        # From the end of the first step to that of the last: setup before the steps is not part of their pace.
         share = experiment.distill.iterations / (experiment.distill.iterations - 1)
         taken.append(Seconds(*(share * (last - first) for first, last in zip(clock[1], clock[-1], strict=True))))
-        wanted = experiment.evaluation
+        evaluation = experiment.evaluation
         taken.append(
             _timed(
                 lambda: evaluate_all(
-                    synthetic, dataset, recipe=wanted.recipe, seeds=1, baselines=(), workers=experiment.workers
+                    synthetic, dataset, recipe=evaluation.recipe, seeds=1, baselines=(), workers=experiment.workers
                 )
             )
         )
@@ -185,37 +185,38 @@ def _timed(work: Callable[[], object]) -> Seconds:
 
 
 class Measurer:
-    """A process whose threads wait as those of the command do, which measures portions when it is told to; it ends with
-    this one."""
+    """A process that measures portions on request, with threads that wait as those of the command do; it ends with this
+    process."""
 
     def __init__(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in (*NAMED_BY_USERS, *NUMBERS)}
         environment |= waiting(environment) | {"PYTHONPATH": paths_of_the_suite()}
-        words = [sys.executable, "-m", "suite.estimate"]
+        command = [sys.executable, "-m", "suite.estimate"]
         self._process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
 
     def repetition(self, case: str) -> tuple[int, dict[str, tuple[float, Seconds]]]:
-        """The threads that were chosen, and what `repetition` gives. Raises InputError where the process has ended."""
+        """The chosen number of threads, and the result of `repetition`. Raises InputError where the process has
+        ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with suppress(BrokenPipeError):  # the empty answer says it
+        with suppress(BrokenPipeError):  # detected by the empty answer
             print(case, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
             raise InputError(f"The measurement of {case} ended early; its errors stand above. Measure again.")
         threads, stages = json.loads(answer)
-        return threads, {stage: (told, Seconds(*taken)) for stage, (told, taken) in stages.items()}
+        return threads, {stage: (estimated, Seconds(*taken)) for stage, (estimated, taken) in stages.items()}
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
 
 def _serve() -> None:
-    """Measure a portion whenever its name comes on the standard input, with the threads of a run that begins then."""
+    """Measure each portion named on the standard input, with the threads of a run that starts at that moment."""
     be_quiet(True)
 
     def answer(case: str) -> None:
@@ -240,63 +241,63 @@ class EstimateFlags(Record):
     """Write the figures, with machine and versions, to FILE."""
 
 
-def estimate(words: list[str]) -> None:
-    """`make bench NAME=estimate`: measure, and show the ratios. Raises InputError for a case that there is not."""
-    made = Command("estimate", lambda given: _estimate(given, words), EstimateFlags)
-    made.prog = "python -m suite estimate"
-    with made.make_context("estimate", list(words), obj={}) as ctx:
+def estimate(arguments: list[str]) -> None:
+    """`make bench NAME=estimate`: measure, and show the ratios. Raises InputError for an unknown case."""
+    command = Command("estimate", lambda flags: _estimate(flags, arguments), EstimateFlags)
+    command.prog = "python -m suite estimate"
+    with command.make_context("estimate", list(arguments), obj={}) as ctx:
         be_quiet(ctx.params["quiet"])
-        made.call(ctx)
+        command.call(ctx)
 
 
-def _estimate(given: EstimateFlags, words: list[str]) -> None:
-    for case in given.case:
+def _estimate(flags: EstimateFlags, arguments: list[str]) -> None:
+    for case in flags.case:
         if case not in CASES:
             raise unknown("case", case, CASES)
-    if min(given.busy, default=0) < 0:
-        raise InputError(f"--busy {min(given.busy)} was given; choose 0 or more busy processes.")
+    if min(flags.busy, default=0) < 0:
+        raise InputError(f"--busy {min(flags.busy)} was given; choose 0 or more busy processes.")
     rows: dict[tuple[str, str, int], Row] = {}
-    speed, cases, measurer = Speed("cpu"), given.case or tuple(CASES), Measurer()
-    with closing(measurer), bar("estimates (portions)", given.n * len(cases) * len(given.busy)) as progress:
-        for case, beside in ((case, beside) for _ in range(given.n) for case in cases for beside in given.busy):
-            with busy(beside):
+    speed, cases, measurer = Speed("cpu"), flags.case or tuple(CASES), Measurer()
+    with closing(measurer), bar("estimates (portions)", flags.n * len(cases) * len(flags.busy)) as progress:
+        for case, load in ((case, load) for _ in range(flags.n) for case in cases for load in flags.busy):
+            with busy(load):
                 threads, found = measurer.repetition(case)
-            for stage, (told, taken) in found.items():
-                row = rows.setdefault((case, stage, beside), Row(case, stage, beside, [], [], []))
+            for stage, (estimated, taken) in found.items():
+                row = rows.setdefault((case, stage, load), Row(case, stage, load, [], [], []))
                 row.threads.append(threads)
-                row.estimates.append(told)
+                row.estimates.append(estimated)
                 row.taken.append(taken)
-            progress.step(note=f"{case} beside {beside}")
+            progress.step(note=f"{case} beside {load}")
     Console().print(_table(list(rows.values()), speed.load))
-    if given.to is not None:
-        origin = provenance() | {"arguments": without_places(["suite", "estimate", *words]), "load": speed.load}
-        write_json(given.to, origin | {"rows": [vars(row) | {"ratios": row.ratios} for row in rows.values()]})
+    if flags.to is not None:
+        origin = provenance() | {"arguments": without_places(["suite", "estimate", *arguments]), "load": speed.load}
+        write_json(flags.to, origin | {"rows": [vars(row) | {"ratios": row.ratios} for row in rows.values()]})
 
 
 def _table(rows: list[Row], load: float) -> Table:
-    shown = Table(
+    table = Table(
         caption="Medians. time: estimate over time taken (goal: within a factor of 1.3 alone, and of 2 beside others); "
         "processor: over the time for which the thread that was "
         f"measured computed, which other work changes less. Load average before: {load:.1f}.",
         caption_justify="left",
     )
     for column in ("portion of", "stage", "busy", "threads", "estimate, s", "taken, s", "time", "processor", "n"):
-        shown.add_column(column, no_wrap=True, justify="left" if column in ("portion of", "stage") else "right")
+        table.add_column(column, no_wrap=True, justify="left" if column in ("portion of", "stage") else "right")
     for row in rows:
-        told, wall = statistics.median(row.estimates), statistics.median(taken.wall for taken in row.taken)
+        estimated, wall = statistics.median(row.estimates), statistics.median(taken.wall for taken in row.taken)
         time_ratio, own_ratio = row.ratios
-        shown.add_row(
+        table.add_row(
             row.case,
             row.stage,
             str(row.busy),
             ", ".join(map(str, sorted(set(row.threads)))),
-            f"{told:.3g}",
+            f"{estimated:.3g}",
             f"{wall:.3g}",
             f"{time_ratio:.2f}",
             f"{own_ratio:.2f}",
             f"{len(row.taken)}",
         )
-    return shown
+    return table
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ CASES = {"w32": Case(Net(width=32)), "w128": Case(Net(width=128)), "tiny": Case(
 
 
 def chosen(name: str, settings: Settings) -> Case:
-    """The case, with the number of epochs that was asked for."""
+    """The case, with the requested number of epochs."""
     case = CASES[name]
     return case._replace(epochs=settings.epochs or case.epochs)
 
@@ -43,7 +43,7 @@ def chosen(name: str, settings: Settings) -> Case:
 def task(name: str, variant: str, settings: Settings) -> Task:
     """All networks of the case, after one network of two epochs.
 
-    `peak_mb` is this process's; where the package starts workers, `worker_mb` is the whole peak of the largest.
+    `peak_mb` is that of this process; where the package starts workers, `worker_mb` is the peak of the largest.
     """
     case, dataset = chosen(name, settings), random_images(CASES[name])
     run = _published if variant == PUBLISHED else _ours
@@ -56,7 +56,7 @@ def task(name: str, variant: str, settings: Settings) -> Task:
 
 
 def random_images(case: Case) -> Dataset:
-    """Pixels without meaning, of every class equally many."""
+    """Random pixels, equally many images of each class."""
     generator = rng(0, "bench")
 
     def part(count: int) -> tuple[torch.Tensor, torch.Tensor]:

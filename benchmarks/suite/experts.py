@@ -1,5 +1,5 @@
-"""One epoch of expert training: one network on all threads from a DataLoader as published, and our experts side by side
-on the cores."""
+"""One epoch of expert training: one network on all threads from a DataLoader as published, and our experts in
+parallel, one per core."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from .harness import SideBySide
 from .task import PUBLISHED, TINY, Bench, Settings, Task
 
 RATE = 1e-4
-"""Small, so that random labels under the penalty leave every number finite; the speed does not depend on it."""
+"""A small learning rate, which keeps every number finite on random labels with the penalty; speed does not depend on
+it."""
 
 
 class Case(NamedTuple):
@@ -53,7 +54,7 @@ class Trainer(NamedTuple):
 
 
 def our_trainer(case: Case, tested: Split) -> Trainer:
-    """An expert as `train_experts` trains it. The only place here that knows how."""
+    """An expert as `train_experts` trains it. Only this function here depends on how it does so."""
     recipe, classes = case.recipe, case.net.classes
     trainee = Trainee(build_model(case.net.name, case.net.shape, classes))
     optimiser = make_optimiser(trainee, recipe, 0)
@@ -93,21 +94,21 @@ def published_data(case: Case, split: Split) -> None:
 
 
 def _same_draws(split: Split) -> torch.Generator:
-    """A generator that goes on to draw the operations of our own epoch, which takes its permutation from it first."""
+    """A generator that has drawn the permutation of our epoch, and draws the same augmentations next."""
     generator = rng(0, "epoch")
     torch.randperm(len(split), generator=generator)
     return generator
 
 
 def random_split(case: Case, count: int) -> Split:
-    """Images without meaning, of every class equally many."""
+    """Random images, equally many of each class."""
     return Split(
         torch.randn(count, *case.net.shape, generator=rng(0, "images", count)), torch.arange(count) % case.net.classes
     )
 
 
 class Expert:
-    """One expert of a case in this process: `warm` it, `run` an epoch with its test pass, and `share` afterwards."""
+    """One expert of a case in this process: call `warm`, `run` and then `share`."""
 
     def __init__(self, name: str, variant: str) -> None:
         self.case = CASES[name]
@@ -120,12 +121,12 @@ class Expert:
         self.training = 0.0
 
     def warm(self) -> None:
-        """Two batches."""
+        """Train on two batches and test."""
         self.trainer.train(self.split.select(torch.arange(min(2 * self.case.batch, len(self.split)))))
         self.trainer.test()
 
     def run(self) -> None:
-        """One epoch and its test pass."""
+        """Train one epoch and test."""
         began = time.perf_counter()
         self.trainer.train(self.split)
         self.training = time.perf_counter() - began
@@ -139,13 +140,13 @@ class Expert:
 
 
 def task(name: str, variant: str, settings: Settings) -> Task:
-    """An epoch of one network on all threads, or of as many single-threaded experts side by side as there are
+    """An epoch of one network on all threads, or of as many single-threaded experts in parallel as there are
     threads."""
     if variant == PUBLISHED:
         expert = Expert(name, variant)
         return Task(expert.warm, expert.run, after=expert.share)
-    together = SideBySide(settings.threads, name, variant)
-    return Task(together.warm, together.run, units=settings.threads, after=together.after)
+    experts = SideBySide(settings.threads, name, variant)
+    return Task(experts.warm, experts.run, units=settings.threads, after=experts.after)
 
 
 def work(name: str, variant: str, settings: Settings) -> Work:

@@ -1,5 +1,5 @@
-"""Many measurements, each in a process of its own, variants in turn within a repetition, so that ratios hold on a noisy
-machine."""
+"""Run many measurements, each in its own process, with variants in turn within a repetition, so that ratios hold on a
+noisy machine."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .children import paths_of_the_suite, run_in_group
 from .task import Bench, Rates, Request, Settings, best_of, high_water_mb
 
 Ask = Callable[[Request], dict[str, Any]]
-"""Answers a request; the tests put another one in the place of a process."""
+"""Answers a request; the tests replace the process by another function."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Every repetition of every (case, variant), the machine's rates, and what the cosines are."""
+    """Every repetition of every (case, variant), the machine's rates, and the cosines."""
 
     rates: Rates
     repetitions: dict[tuple[str, str], list[dict[str, Any]]]
@@ -36,27 +36,27 @@ class Measured:
 
 
 def in_own_process(request: Request) -> dict[str, Any]:
-    """The answer of a fresh process. Raises InputError with the last line of its errors when it fails."""
-    words = [sys.executable, "-m", "suite.measurement", request.model_dump_json()]
+    """The answer of a new process. Raises InputError with the last line of its errors when it fails."""
+    command = [sys.executable, "-m", "suite.measurement", request.model_dump_json()]
     threads = {"OMP_NUM_THREADS": str(request.settings.threads), "PYTHONPATH": paths_of_the_suite()}
-    result = run_in_group(words, os.environ | threads)
+    result = run_in_group(command, os.environ | threads)
     if result.returncode:
         raise InputError(_failure(request, result.returncode, result.stderr))
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def _failure(request: Request, code: int, errors: str) -> str:
-    what = " ".join(word for word in (request.bench, request.case, *request.variants) if word) or request.what
+    subject = " ".join(part for part in (request.bench, request.case, *request.variants) if part) or request.what
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     killed = f"it was killed by signal {-code}, which a lack of memory does as well" if code < 0 else ""
-    said = killed or (lines[-1].rstrip(".") if lines else f"it ended with code {code} and said nothing")
-    return f"The measurement of {what} failed: {said}; mend it, or choose others with --case and --variant."
+    cause = killed or (lines[-1].rstrip(".") if lines else f"it ended with code {code} and said nothing")
+    return f"The measurement of {subject} failed: {cause}; mend it, or choose others with --case and --variant."
 
 
 def run_bench(
     bench: Bench, cases: Sequence[str], variants: Sequence[str], n: int, settings: Settings, cosine: bool, ask: Ask
 ) -> Measured:
-    """`n` repetitions of each variant in each case, and with `cosine` the variants compared with the oracle once."""
+    """Run `n` repetitions of each variant in each case; with `cosine` compare the variants with the reference once."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {(case, variant): [] for case in cases for variant in variants}
     compared = [case for case in cases if cosine and bench.cosine is not None]
     cosines: dict[tuple[str, str], dict[str, Any]] = {}
@@ -81,21 +81,21 @@ def _rates(answer: dict[str, Any]) -> Rates:
 
 
 PATIENCE_S = 3600.0
-"""How long one process waits for the others; only one that was killed takes so long."""
+"""How long one process waits for the others; only a killed process takes so long."""
 
 
 class Together:
-    """What a worker process holds: the barrier that it shares with the others."""
+    """State of a worker process: the barrier that it shares with the others."""
 
     barrier: Barrier
 
 
-def _join(barrier: Barrier) -> None:
+def _init_worker(barrier: Barrier) -> None:
     torch.set_num_threads(1)
     Together.barrier = barrier
 
 
-def _work(name: str, variant: str) -> dict[str, Any]:
+def _run_expert(name: str, variant: str) -> dict[str, Any]:
     """One expert's figures; the barrier is passed when warm, at the start of the epoch, and at its end."""
     from .experts import Expert
 
@@ -114,10 +114,10 @@ def _work(name: str, variant: str) -> dict[str, Any]:
 
 
 class SideBySide:
-    """`count` experts of one case, each in a process of its own."""
+    """`count` experts of one case, each in its own process."""
 
     def __init__(self, count: int, name: str, variant: str) -> None:
-        self._count, self._words = count, (name, variant)
+        self._count, self._arguments = count, (name, variant)
         self._futures: list[Future[dict[str, Any]]] = []
 
     def warm(self) -> None:
@@ -125,16 +125,16 @@ class SideBySide:
         os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that count threads by themselves
         context = get_context("spawn")
         self._barrier: Any = context.Barrier(self._count + 1)
-        self._pool = ProcessPoolExecutor(self._count, context, _join, (self._barrier,))
-        self._futures = [self._pool.submit(_work, *self._words) for _ in range(self._count)]
+        self._pool = ProcessPoolExecutor(self._count, context, _init_worker, (self._barrier,))
+        self._futures = [self._pool.submit(_run_expert, *self._arguments) for _ in range(self._count)]
         for future in self._futures:
             future.add_done_callback(lambda done: self._barrier.abort() if done.exception() else None)
-        self._meet()
+        self._wait_for_all()
 
     def run(self) -> None:
-        """From the moment that all begin to the moment that the last has ended."""
-        self._meet()
-        self._meet()
+        """Run one epoch in all processes, from their common start to the end of the last."""
+        self._wait_for_all()
+        self._wait_for_all()
 
     def after(self) -> dict[str, Any]:
         """The experts' memory, summed, and their median share."""
@@ -146,13 +146,13 @@ class SideBySide:
             "share": statistics.median(each["share"] for each in found),
         }
 
-    def _meet(self) -> None:
+    def _wait_for_all(self) -> None:
         try:
             self._barrier.wait(PATIENCE_S)
         except BrokenBarrierError:
             wait(self._futures)
             errors = [error for future in self._futures if (error := future.exception())]
-            # The first cause, not the processes that only found the others gone.
+            # The first cause, not the broken barriers that it leads to in other processes.
             raise next(
                 (error for error in errors if not isinstance(error, BrokenBarrierError)), BrokenBarrierError()
             ) from None

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: `python -m suite.measurement REQUEST` prints one JSON line. The harness
+"""One measurement in its own process: `python -m suite.measurement REQUEST` prints one JSON line. The harness
 starts it."""
 
 from __future__ import annotations

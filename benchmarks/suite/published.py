@@ -22,7 +22,7 @@ from .convnet_work import Net
 
 
 def convnet(net: Net) -> nn.Sequential:
-    """docs/method.md §5, in the default memory layout."""
+    """The ConvNet of docs/method.md §5, in the default memory layout."""
     layers: list[nn.Module] = []
     for inputs, outputs, _ in net.convolutions:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(outputs, outputs), nn.ReLU(), nn.AvgPool2d(2)]
@@ -53,7 +53,8 @@ class Gradient:
 def meta_gradient(
     network: nn.Module, start: Tensor, goal: Tensor, variables: Variables, plan: Plan, momentum: float
 ) -> Gradient:
-    """docs/method.md §1, steps 2 to 4: double backward through all T steps, and one gradient at the end."""
+    """The meta-gradient of docs/method.md §1, steps 2 to 4: double backward through all T steps, and one gradient at
+    the end."""
     images, lr = variables.images.detach().requires_grad_(), variables.lr.detach().requires_grad_()
     theta, velocity = start.detach().requires_grad_(), torch.zeros_like(start)
     for step, chosen in enumerate(plan.indices):
@@ -86,7 +87,7 @@ def truncated_by_adam(
         loss = F.cross_entropy(logits, variables.targets[chosen])
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=inside)
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-        root = (second / (1 - 0.999 ** (step + 1)) + 1e-16).sqrt()  # of a zero there would be no derivative
+        root = (second / (1 - 0.999 ** (step + 1)) + 1e-16).sqrt()  # the root has no derivative at zero
         theta = theta - rate * (first / (1 - 0.9 ** (step + 1))) / (root + 1e-8)
         theta = theta if inside else theta.detach()
     last, slope = theta.detach().requires_grad_(), torch.zeros_like(theta)
@@ -97,11 +98,11 @@ def truncated_by_adam(
 
 
 def augmented_one_by_one(images: Tensor, drawn: Draw) -> Tensor:
-    """docs/method.md §4, one image after another."""
+    """The augmentation of docs/method.md §4, one image after another."""
     numbers = [
         dict(zip(drawn.numbers, map(float, each), strict=True)) for each in zip(*drawn.numbers.values(), strict=True)
     ]
-    return torch.stack([_EFFECTS[drawn.op](image, **own) for image, own in zip(images, numbers, strict=True)])
+    return torch.stack([_EFFECTS[drawn.op](image, **values) for image, values in zip(images, numbers, strict=True)])
 
 
 def _color(image: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:
@@ -168,7 +169,8 @@ def train_epoch(
     penalty: float,
     generator: torch.Generator,
 ) -> float:
-    """One pass (docs/method.md §1; with `penalty` §2, part 2); the percentage right on the augmented batches."""
+    """Train for one pass (docs/method.md §1; with `penalty` §2, part 2); returns the accuracy in percent on the
+    augmented batches."""
     network.train()
     right = seen = 0
     for images, labels in batches:
@@ -187,7 +189,7 @@ def train_epoch(
 
 
 def gradient_penalty(network: nn.Module, images: Tensor) -> Tensor:
-    """mean (‖∇_x Σ_k f_k(x)‖₂ − 1)² over whole images, by a forward pass of its own."""
+    """mean (‖∇_x Σ_k f_k(x)‖₂ − 1)² over whole images, with a separate forward pass."""
     images = images.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
     return ((gradient.flatten(1).square().sum(dim=1).sqrt() - 1) ** 2).mean()
@@ -195,7 +197,7 @@ def gradient_penalty(network: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def accuracy(network: nn.Module, batches: DataLoader[tuple[Tensor, ...]]) -> float:
-    """The percentage of test images that are right."""
+    """The accuracy in percent on test images."""
     network.eval()
     right = seen = 0
     for images, labels in batches:
@@ -207,8 +209,8 @@ def accuracy(network: nn.Module, batches: DataLoader[tuple[Tensor, ...]]) -> flo
 def evaluated(
     net: Net, train: TensorDataset, test: TensorDataset, networks: int, epochs: int, strategy: str, lr: float
 ) -> list[float]:
-    """docs/method.md §7 (MTT): fresh networks one after another, the rate dropped at half, one test pass at the end of
-    each."""
+    """The evaluation of docs/method.md §7 (MTT): fresh networks one after another, the rate dropped at half, one test
+    pass at the end of each."""
     found = []
     for number in range(networks):
         with seeded(number, "published"):
@@ -231,6 +233,6 @@ def save_experts(path: Path, experts: list[list[list[Tensor]]]) -> None:
 
 
 def load_segment(path: Path, expert: int, epoch: int, length: int) -> Tensor:
-    """Rows `epoch` … `epoch + length` of one expert as flat vectors: the whole file is read to have them."""
+    """Rows `epoch` … `epoch + length` of one expert as flat vectors: reads the whole file."""
     rows = torch.load(path)[expert][epoch : epoch + length + 1]
     return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])

@@ -20,32 +20,31 @@ def rows_of(bench: Bench, measured: Measured, settings: Settings) -> list[dict[s
     """One row for each case and variant.
 
     `seconds` is the median and `spread` the range; other figures are medians too. `faster` and `memory` are ratios to
-    `published` of
-    the same case, where it was measured: its seconds over these, and this peak over its. `of_limit` is `limit_seconds`
-        over `seconds`.
+    `published` of the same case, where it was measured: its seconds over those of the row, and the peak of the row over
+    its peak. `of_limit` is `limit_seconds` over `seconds`.
     """
     rows = []
-    for (case, variant), taken in measured.repetitions.items():
+    for (case, variant), repetitions in measured.repetitions.items():
         limit = measured.rates.seconds(bench.work(case, variant, settings))
-        row = {"case": case, "variant": variant, **_medians(taken), **measured.cosines.get((case, variant), {})}
+        row = {"case": case, "variant": variant, **_medians(repetitions), **measured.cosines.get((case, variant), {})}
         rows.append(row | {"limit_seconds": limit, "of_limit": limit / row["seconds"]})
     reference = {row["case"]: row for row in rows if row["variant"] == PUBLISHED}
     return [row | _ratios(row, reference[row["case"]]) if row["case"] in reference else row for row in rows]
 
 
-def _medians(taken: list[dict[str, Any]]) -> dict[str, Any]:
-    seconds = [each["seconds"] for each in taken]
+def _medians(repetitions: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = [each["seconds"] for each in repetitions]
     # median_low: counts, the same in every repetition, stay whole numbers.
     others = {
-        name: statistics.median_low([each[name] for each in taken])
-        for name in taken[0]
+        name: statistics.median_low([each[name] for each in repetitions])
+        for name in repetitions[0]
         if name not in ("seconds", "peak_mb")
     }
     return {
         "seconds": statistics.median(seconds),
         "spread": max(seconds) - min(seconds),
-        "peak_mb": statistics.median(each["peak_mb"] for each in taken),
-        "n": len(taken),
+        "peak_mb": statistics.median(each["peak_mb"] for each in repetitions),
+        "n": len(repetitions),
         **others,
     }
 
@@ -56,14 +55,14 @@ def _ratios(row: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, A
 
 
 def table(bench: Bench, rows: list[dict[str, Any]], measured: Measured) -> Table:
-    """The rows for the terminal, with a column for each further figure that a bench reports."""
+    """The rows as a table for the terminal, with a column for each further figure that a bench reports."""
     further = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _SHOWN]
     caption = (
         f"Limit: {measured.rates.gflops:.0f} GFLOP/s, {measured.rates.copy_gbytes:.1f} GB/s, measured in this run. "
         "faster and memory: against published in the same case; limit: its share of the time."
     )
     title = f"{bench.name}: {bench.text}"
-    shown = Table(
+    result = Table(
         title=title,
         title_justify="left",
         caption=caption,
@@ -72,12 +71,12 @@ def table(bench: Bench, rows: list[dict[str, Any]], measured: Measured) -> Table
         padding=(0, 1, 0, 0),
     )
     for column in (*COLUMNS, *further):
-        shown.add_column(
+        result.add_column(
             column, justify="left" if column in ("case", "variant") else "right", no_wrap=column in ("case", "variant")
         )
     for row in rows:
-        shown.add_row(*_cells(row), *(_plain(row.get(name)) for name in further))
-    return shown
+        result.add_row(*_cells(row), *(_format_value(row.get(name)) for name in further))
+    return result
 
 
 _SHOWN = {"case", "variant", "seconds", "spread", "peak_mb", "n", "faster", "memory", "limit_seconds", "of_limit"}
@@ -98,7 +97,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _plain(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):

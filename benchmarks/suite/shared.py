@@ -1,5 +1,6 @@
-"""Beside busy processes: an outer step and an expert's epoch, over their fair share of the cores, with as many threads
-as a run then takes, and with numbers that are named; for one way in which waiting threads spin, or several."""
+"""Benchmark next to busy processes: the time of an outer step and of an expert's epoch, relative to their fair share of
+the cores, with the number of threads that a run chooses and with given numbers, for one or several ways in which
+waiting threads spin."""
 
 from __future__ import annotations
 
@@ -41,18 +42,18 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 """Environments of the processes that are measured, by name."""
 BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    sum(range(100_000))"
-"""A process that wants a core for as long as the one that started it, whose number it is given, lives. It must not ask
-for that number itself: where the parent ends first, the answer is another process, which may never end."""
+"""A process that uses a core until the process that started it, whose id is its argument, has ended. It must not ask
+for the parent's id itself: if the parent ends first, the answer is another process, which may never end."""
 LOADS = 0, 1, 2, 4
 BAR_SHARED, BAR_QUIET = 1.3, 1.03
-"""The most times of the fair share, and, for the chosen number of threads, of the time of a quiet machine with a thread
-for each core."""
+"""The largest accepted ratios: to the fair share and, for the chosen number of threads, to the time on a quiet machine
+with one thread per core."""
 
 
 def outer_step(case: unroll.Case) -> Callable[[], object]:
     """The exact meta-gradient of a few inner steps."""
-    given = unroll.problem(case)
-    return lambda: unroll.taken(given, case.net, "recompute")
+    problem = unroll.problem(case)
+    return lambda: unroll.taken(problem, case.net, "recompute")
 
 
 def epoch(case: experts.Case) -> Callable[[], object]:
@@ -68,32 +69,32 @@ CASES: dict[str, Callable[[], Callable[[], object]]] = {
     "epoch": lambda: epoch(experts.Case(Net(), images=512)),
     "tiny": lambda: outer_step(unroll.Case(4, 2, TINY)),
 }
-"""What is timed: outer steps of 10 images (4 inner steps) and 100 images (2), and an epoch of 512 images, all of a
+"""The timed work: outer steps of 10 images (4 inner steps) and 100 images (2), and an epoch of 512 images, all of a
 network of 320,010 parameters."""
 
 
 def fair_share(threads: int, busy: int, available: int) -> float:
-    """Cores that so many threads get beside so many busy processes, where all are treated alike."""
+    """Cores that `threads` threads get next to `busy` busy processes, if all are scheduled alike."""
     return min(threads, available * threads / (threads + busy), available)
 
 
 class Measurer:
-    """A process with one way of waiting, which times cases when it is told to; it ends with this one."""
+    """A process with one way of waiting that times cases on request; it ends with this process."""
 
     def __init__(self, variant: str, cases: Sequence[str]) -> None:
-        plain = {name: value for name, value in os.environ.items() if name not in (*NAMED_BY_USERS, *NUMBERS)}
-        environment = plain | VARIANTS[variant] | {"PYTHONPATH": paths_of_the_suite()}
-        words = [sys.executable, "-m", "suite.shared", *cases]
+        inherited = {name: value for name, value in os.environ.items() if name not in (*NAMED_BY_USERS, *NUMBERS)}
+        environment = inherited | VARIANTS[variant] | {"PYTHONPATH": paths_of_the_suite()}
+        command = [sys.executable, "-m", "suite.shared", *cases]
         self._process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
 
     def taken(self, case: str, threads: int) -> tuple[float, int]:
-        """Seconds of one call with so many threads, or with 0 as many as a run chooses now; and their number. Raises
-        InputError where the process has ended."""
+        """Seconds of one call with `threads` threads (0: as many as a run chooses now), and the number of threads.
+        Raises InputError where the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with suppress(BrokenPipeError):  # the empty answer says it
+        with suppress(BrokenPipeError):  # detected by the empty answer
             print(json.dumps([case, threads]), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
@@ -102,20 +103,20 @@ class Measurer:
         return seconds, number
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many busy processes inside the block, and none afterwards, however it ends."""
+    """Run `count` busy processes inside the block and end them after it, also after an exception."""
     started: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
             started.append(subprocess.Popen([sys.executable, "-c", BUSY, str(os.getpid())], start_new_session=True))
         if started:
-            time.sleep(0.5)  # until they are at it
+            time.sleep(0.5)  # until they are running
         yield
     finally:
         for process in started:
@@ -125,7 +126,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 CHOSEN = 0
-"""In the place of a number of threads: as many as a run of which nobody has named the number takes."""
+"""Stands for the number of threads that a run chooses when none is given."""
 Key = tuple[str, int, str, int]
 """Case, busy processes, way of waiting, threads."""
 
@@ -138,14 +139,14 @@ class Shared:
     taken: dict[Key, list[tuple[float, int]]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Medians with spread, and of ratios within a repetition three. `fair`: the time over what the fair share of
-        the cores of so many threads allows, at the speed of as many on the quiet machine. `quiet`: over the time of a
-        thread for each core on the quiet machine. `all`: over the time of a thread for each core beside the same
+        """Medians of the seconds with their spread, and of three ratios within a repetition. `fair`: the time over that
+        of the fair share of the cores, at the speed of as many threads on the quiet machine. `quiet`: over the time of
+        one thread per core on the quiet machine. `all`: over the time of one thread per core next to the same
         processes."""
         rows = []
         for (case, load, variant, threads), taken in self.taken.items():
-            whole = self.taken.get((case, 0, variant, self.available), [])
-            beside = self.taken.get((case, load, variant, self.available), [])
+            alone = self.taken.get((case, 0, variant, self.available), [])
+            loaded = self.taken.get((case, load, variant, self.available), [])
             rows.append(
                 {
                     "case": case,
@@ -159,8 +160,8 @@ class Shared:
                     "fair": _median(
                         [self._fair(key=(case, load, variant, threads), number=i) for i in range(len(taken))]
                     ),
-                    "quiet": _median(_over(taken, whole)),
-                    "all": _median(_over(taken, beside)),
+                    "quiet": _median(_time_ratios(taken, alone)),
+                    "all": _median(_time_ratios(taken, loaded)),
                 }
             )
         return rows
@@ -175,20 +176,21 @@ class Shared:
         return seconds / (alone[number][0] * slower)
 
 
-def _over(mine: Sequence[tuple[float, int]], others: Sequence[tuple[float, int]]) -> list[float | None]:
-    return [seconds / other for (seconds, _), (other, _) in zip(mine, others, strict=False)]
+def _time_ratios(times: Sequence[tuple[float, int]], others: Sequence[tuple[float, int]]) -> list[float | None]:
+    return [seconds / other for (seconds, _), (other, _) in zip(times, others, strict=False)]
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+    present = [value for value in values if value is not None]
+    return statistics.median(present) if present else None
 
 
 def measured(
     cases: Sequence[str], variants: Sequence[str], loads: Sequence[int], n: int, threads: Sequence[int]
 ) -> Shared:
-    """`n` repetitions; in each, for every number of busy processes and every case, the ways of waiting and the numbers
-    of threads take turns. At the end of each, numbers that were chosen are measured alone where they were not yet."""
+    """Measure `n` repetitions; in each, for every number of busy processes and every case, the ways of waiting and the
+    numbers of threads take turns. At the end of each, chosen numbers of threads are also measured without busy
+    processes."""
     found: dict[Key, list[tuple[float, int]]] = {}
     running: dict[str, Measurer] = {}
     ways = [(variant, number) for variant in variants for number in threads]
@@ -208,9 +210,9 @@ def measured(
                 for load in loads:
                     with busy(load):
                         for case in cases:
-                            for variant, number in _turned(ways, repetition):
+                            for variant, number in _rotated(ways, repetition):
                                 take(case, load, variant, number)
-                for case, variant, number in _unknown(found, repetition):
+                for case, variant, number in _unmeasured(found, repetition):
                     take(case, 0, variant, number)
     finally:
         for each in running.values():
@@ -218,8 +220,9 @@ def measured(
     return Shared(cores(), found)
 
 
-def _unknown(found: dict[Key, list[tuple[float, int]]], repetition: int) -> list[tuple[str, str, int]]:
-    """Cases, ways of waiting and chosen numbers of threads that this repetition has not measured alone."""
+def _unmeasured(found: dict[Key, list[tuple[float, int]]], repetition: int) -> list[tuple[str, str, int]]:
+    """Cases, ways of waiting and chosen numbers of threads not yet measured without busy processes in this
+    repetition."""
     chosen = {
         (case, variant, number)
         for (case, _, variant, _), taken in found.items()
@@ -230,8 +233,8 @@ def _unknown(found: dict[Key, list[tuple[float, int]]], repetition: int) -> list
     )  # fmt: skip
 
 
-def _turned(ways: Sequence[tuple[str, int]], by: int) -> list[tuple[str, int]]:
-    """The ways, beginning with another one each time."""
+def _rotated(ways: Sequence[tuple[str, int]], by: int) -> list[tuple[str, int]]:
+    """The ways, rotated by `by` positions."""
     by %= len(ways)
     return [*ways[by:], *ways[:by]]
 
@@ -255,42 +258,42 @@ class SharedFlags(Record):
     """Write the figures, with machine and versions, to FILE."""
 
 
-def shared(words: list[str]) -> None:
-    """`make bench NAME=shared`: measure, and show the ratios. Raises InputError for a case that there is not."""
-    made = Command("shared", lambda given: _shared(given, words), SharedFlags)
-    made.prog = "python -m suite shared"
-    with made.make_context("shared", list(words), obj={}) as ctx:
+def shared(arguments: list[str]) -> None:
+    """`make bench NAME=shared`: measure, and show the ratios. Raises InputError for an unknown case."""
+    command = Command("shared", lambda flags: _shared(flags, arguments), SharedFlags)
+    command.prog = "python -m suite shared"
+    with command.make_context("shared", list(arguments), obj={}) as ctx:
         be_quiet(ctx.params["quiet"])
-        made.call(ctx)
+        command.call(ctx)
 
 
-def _shared(given: SharedFlags, words: list[str]) -> None:
+def _shared(flags: SharedFlags, arguments: list[str]) -> None:
     usual = [name for name in CASES if name != "tiny"]
-    for case in given.case:
+    for case in flags.case:
         if case not in CASES:
             raise unknown("case", case, usual)
-    for spin in given.spin:
+    for spin in flags.spin:
         if spin not in VARIANTS and not spin.isdecimal():
             raise unknown("way of waiting", spin, VARIANTS)
         VARIANTS.setdefault(spin, {"GOMP_SPINCOUNT": spin})
-    lowest = {"--threads": min(given.threads, default=0) + 1, "--busy": min(given.busy, default=0) + 1}
-    for flag, number in {"-n": given.n, **lowest}.items():
+    lowest = {"--threads": min(flags.threads, default=0) + 1, "--busy": min(flags.busy, default=0) + 1}
+    for flag, number in {"-n": flags.n, **lowest}.items():
         if number < 1:
             raise InputError(
                 f"{flag} has a value that is too small; choose 1 or more, for --busy and --threads 0 or more."
             )
-    loads = sorted({0, *(given.busy or LOADS)})
-    threads = list(dict.fromkeys(given.threads or (CHOSEN, cores(), 1)))
-    found = measured(given.case or usual, list(dict.fromkeys(given.spin)), loads, given.n, threads)
+    loads = sorted({0, *(flags.busy or LOADS)})
+    threads = list(dict.fromkeys(flags.threads or (CHOSEN, cores(), 1)))
+    found = measured(flags.case or usual, list(dict.fromkeys(flags.spin)), loads, flags.n, threads)
     rows = found.rows()
     Console().print(_table(rows, found))
-    if given.to is not None:
-        origin = provenance() | {"arguments": without_places(["suite", "shared", *words])}
-        write_json(given.to, {"bench": "shared", **origin, "cores": found.available, "rows": rows})
+    if flags.to is not None:
+        origin = provenance() | {"arguments": without_places(["suite", "shared", *arguments])}
+        write_json(flags.to, {"bench": "shared", **origin, "cores": found.available, "rows": rows})
 
 
 def _table(rows: list[dict[str, Any]], found: Shared) -> Table:
-    shown = Table(
+    table = Table(
         caption=f"{found.available} cores. Medians of ratios within a repetition. fair: over what the fair share of "
         f"the cores of so many threads allows (goal: {BAR_SHARED}); quiet: over the time of {found.available} threads "
         f"alone (goal for the chosen ones beside none: {BAR_QUIET}); all: over the time of {found.available} threads "
@@ -298,36 +301,36 @@ def _table(rows: list[dict[str, Any]], found: Shared) -> Table:
         caption_justify="left",
     )
     for column in ("case", "busy", "waiting", "threads", "seconds", "spread", "n", "fair", "quiet", "all"):
-        shown.add_column(column, no_wrap=True, justify="left" if column in ("case", "waiting") else "right")
+        table.add_column(column, no_wrap=True, justify="left" if column in ("case", "waiting") else "right")
     for row in rows:
         took = ", ".join(map(str, row["took"]))
         threads = {"chosen": f"chosen: {took}"}.get(row["threads"], took)
         numbers = f"{row['seconds']:.3g}", f"{row['spread']:.2g}", str(row["n"])
-        shown.add_row(row["case"], str(row["busy"]), row["variant"], threads, *numbers, *_ratios(row))
-    return shown
+        table.add_row(row["case"], str(row["busy"]), row["variant"], threads, *numbers, *_ratio_texts(row))
+    return table
 
 
-def _ratios(row: dict[str, Any]) -> list[str]:
+def _ratio_texts(row: dict[str, Any]) -> list[str]:
     """As text; '-' for what was not measured."""
     return ["-" if row[name] is None else f"{row[name]:.2f}" for name in ("fair", "quiet", "all")]
 
 
 def chosen_now() -> Threads:
-    """The threads of a run that begins now."""
+    """The threads that a run starting now would choose."""
     Started.neighbours = Neighbours()
     return threads_beside_others(cores())
 
 
 def _serve(cases: Sequence[str]) -> None:
-    """Time a case whenever its name and a number of threads come on the standard input, until that ends."""
-    made = {case: CASES[case]() for case in cases}
+    """Time each case that the standard input names with a number of threads, until the input ends."""
+    calls = {case: CASES[case]() for case in cases}
 
     def answer(line: str) -> tuple[float, int]:
         case, number = json.loads(line)
         threads = number or chosen_now().step
         torch.set_num_threads(threads)
         began = time.perf_counter()
-        made[case]()
+        calls[case]()
         return time.perf_counter() - began, threads
 
     ask_until_parent_ends(lambda line: print(json.dumps(answer(line)), flush=True))

@@ -41,19 +41,19 @@ CASES = {"rows51": Case(), "tiny": Case(5, TINY, 2)}
 
 
 def task(name: str, variant: str, settings: Settings) -> Task:
-    """Random segments, warm: the file was written just now and its first read is not counted."""
+    """Read random segments with a warm cache: the file was just written and its first read is not counted."""
     case = CASES[name]
-    kept = tempfile.TemporaryDirectory()  # its folder lives as long as the task
+    temporary = tempfile.TemporaryDirectory()  # its folder lives as long as the task
     starts = torch.randint(case.rows - LENGTH, (case.reads,), generator=rng(0, "bench")).tolist()
-    prepared = _Published(Path(kept.name), case) if variant == PUBLISHED else _Ours(Path(kept.name), case)
+    prepared = _Published(Path(temporary.name), case) if variant == PUBLISHED else _Ours(Path(temporary.name), case)
 
     def after() -> dict[str, Any]:
         touched = prepared.touched()
-        kept.cleanup()
+        temporary.cleanup()
         return {"bytes": touched}
 
     def read() -> None:
-        for start in starts:  # each segment is let go before the next one is read, as between outer steps
+        for start in starts:  # each segment is released before the next is read, as between outer steps
             prepared.read(start)
 
     return Task(lambda: prepared.read(0), read, units=case.reads, after=after)
@@ -97,7 +97,7 @@ class _Ours:
         return self.store.segment(0, epoch, LENGTH)
 
     def touched(self) -> int:
-        """The bytes of the slices that one more read asks for."""
+        """The bytes of the slices that one more read requests."""
         counting = Counting(self.store.path(0))
         TrajectoryStore(self.store.folder, self.store.identity, _open={0: counting}).segment(0, 0, LENGTH)
         return counting.bytes
@@ -124,7 +124,7 @@ class Counting:
 
 
 def work(name: str, variant: str, settings: Settings) -> Work:
-    """The bytes that the variant asks for, read once and written once."""
+    """The bytes that the variant requests, read once and written once."""
     case = CASES[name]
     rows = case.rows if variant == PUBLISHED else LENGTH + 1
     return Work(bytes=2 * FLOAT * rows * case.parameters)

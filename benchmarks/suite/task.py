@@ -1,4 +1,4 @@
-"""What a bench is, what one repetition of it measures, and the limits of this machine that it is held against."""
+"""Benches, the measurement of one repetition, and the limits of this machine that it is compared with."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from astdistill.runtime.config import Record
 from .convnet_work import FLOAT, Net, Work, layer_work
 
 TINY = Net(width=4, depth=2, size=8)
-"""For the tests."""
+"""A small network for the tests."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine does in a second: its best at two kinds of arithmetic, and at copying."""
+    """The highest rates of this machine per second: of two kinds of arithmetic, and of copying."""
 
     convolution_gflops: float
     """A 3×3 convolution 128 → 128 at 16×16, batch 100, float32, channels-last."""
@@ -35,11 +35,11 @@ class Rates:
 
     @property
     def gflops(self) -> float:
-        """The better of the two."""
+        """The higher of the two arithmetic rates."""
         return max(self.convolution_gflops, self.matmul_gflops)
 
     def seconds(self, work: Work) -> float:
-        """The limit: the longer of computing and moving."""
+        """The lower bound on the seconds of `work`: the longer of computing and moving."""
         return max(work.operations / self.gflops, work.bytes / self.copy_gbytes) / 1e9
 
     def to_json(self) -> dict[str, float]:
@@ -47,8 +47,8 @@ class Rates:
 
 
 def measured_rates(repeats: int = 5) -> Rates:
-    """The rates of this machine with the threads that torch now has: the best of `repeats`, since a limit is what it
-    can do undisturbed."""
+    """The rates of this machine with the threads that torch now has: the best of `repeats`, since a limit must
+    not include disturbances."""
     images = torch.randn(100, 128, 16, 16).contiguous(memory_format=torch.channels_last)
     kernels = torch.randn(128, 128, 3, 3).contiguous(memory_format=torch.channels_last)
     matrix = torch.randn(2048, 2048)
@@ -72,12 +72,12 @@ def best_of(several: list[Rates]) -> Rates:
 
 def _best(step: Callable[[], object], repeats: int) -> float:
     """Seconds of the fastest of `repeats` calls, after one that warms up."""
-    taken = []
+    durations = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
         step()
-        taken.append(time.perf_counter() - began)
-    return min(taken[1:])
+        durations.append(time.perf_counter() - began)
+    return min(durations[1:])
 
 
 PUBLISHED = "published"
@@ -86,7 +86,7 @@ MAXRSS_PER_MB = 2**20 if sys.platform == "darwin" else 2**10
 
 
 class Settings(Record):
-    """What holds for every measurement of a call."""
+    """Settings of all measurements of a call."""
 
     threads: int = Field(default=1, ge=1)
     """Cores that a variant may use, however it uses them best."""
@@ -95,7 +95,7 @@ class Settings(Record):
 
 
 class Request(Record):
-    """One thing to do in a process of its own."""
+    """One request to a separate process."""
 
     what: Literal["time", "cosine", "rates"]
     settings: Settings = Settings()
@@ -112,13 +112,13 @@ def nothing_more() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Task:
-    """One repetition: `warm` does the same in shape and little in work, `run` is timed, `after` gives further figures
-    of the row."""
+    """One repetition: `warm` does a little of the same work first, `run` is timed, `after` returns further figures of
+    the row."""
 
     warm: Callable[[], object]
     run: Callable[[], object]
     units: int = 1
-    """How many times the measured thing is done by one `run`."""
+    """Number of measured units of work in one `run`."""
     after: Callable[[], Mapping[str, Any]] = nothing_more
 
 
@@ -136,12 +136,12 @@ class Bench:
     task: Callable[[str, str, Settings], Task]
     """(case, variant, settings) → one repetition."""
     work: Callable[[str, str, Settings], Work]
-    """(case, variant, settings) → what one unit of it has to compute and to move."""
+    """(case, variant, settings) → the operations and bytes of one unit."""
     cosine: Callable[[str, Sequence[str]], dict[str, dict[str, Any]]] | None = None
-    """(case, variants) → for each variant, how its result lies to the published one in float64."""
+    """(case, variants) → for each variant, the cosine of its result with the published one in float64."""
 
     hidden: tuple[str, ...] = ("tiny",)
-    """Cases that only the tests want."""
+    """Cases for the tests only."""
 
 
 def measure(task: Task) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def high_water_mb() -> float:
     """The highest resident size of this process so far, in MB of 2^20 bytes."""
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    # First choice, because Linux hands ru_maxrss down: a process starts with the peak of the one that started it.
+    # Preferred, because ru_maxrss is inherited on Linux: a process starts with the peak of the one that started it.
     for line in lines:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 2**10
@@ -166,6 +166,6 @@ def high_water_mb() -> float:
 
 
 def largest_worker_mb() -> float:
-    """The peak of the largest process that this one has started and outlived, idle part and all; 0 where there was
-    none."""
+    """The peak of the largest process that this one has started and outlived, including its idle memory; 0 where there
+    was none."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / MAXRSS_PER_MB

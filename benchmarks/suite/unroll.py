@@ -23,12 +23,12 @@ from .task import PUBLISHED, TINY, Bench, Settings, Task
 
 MOMENTUM = 0.9
 MOST = 1000
-"""The most images × steps that the float64 oracle takes: it stores about 7.4 MB for each at width 128, and 8 GB are
-allowed."""
+"""The largest number of images × steps for the float64 reference, which stores about 7.4 MB for each at width 128; 8 GB
+are allowed."""
 
 
 class Case(NamedTuple):
-    """How many images each of how many steps sees."""
+    """The number of images per step, and the number of steps."""
 
     batch: int
     steps: int
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
     @property
     def affordable(self) -> Case:
-        """The same case with as many images as the oracle in float64 can take."""
+        """The same case with at most as many images as the float64 reference can process."""
         return self._replace(batch=min(self.batch, MOST // self.steps))
 
 
@@ -59,7 +59,7 @@ UNITS = {
 
 
 class Problem(NamedTuple):
-    """Everything that either way of taking the gradient needs."""
+    """The inputs of both ways of computing the gradient."""
 
     start: Tensor
     goal: Tensor
@@ -85,15 +85,15 @@ def problem(case: Case) -> Problem:
     return Problem(start, goal, Variables(images, targets, torch.tensor(0.01)), plan)
 
 
-def taken(given: Problem, net: Net, variant: str) -> published.Gradient:
+def taken(inputs: Problem, net: Net, variant: str) -> published.Gradient:
     """The meta-gradient of one variant."""
     if variant == PUBLISHED:
-        network = published.convnet(net).to(given.start.dtype)
-        return published.meta_gradient(network, given.start, given.goal, given.variables, given.plan, MOMENTUM)
-    inner = InnerLoop(FlatModel(build_model(net.name, net.shape, net.classes)), given.plan, MOMENTUM)
-    scale = 1 / (given.goal - given.start).square().sum()
-    goal = Matching((given.plan.steps,), given.goal[None], scale[None])
-    found = ESTIMATORS[variant](inner, given.start, given.variables, goal)
+        network = published.convnet(net).to(inputs.start.dtype)
+        return published.meta_gradient(network, inputs.start, inputs.goal, inputs.variables, inputs.plan, MOMENTUM)
+    inner = InnerLoop(FlatModel(build_model(net.name, net.shape, net.classes)), inputs.plan, MOMENTUM)
+    scale = 1 / (inputs.goal - inputs.start).square().sum()
+    goal = Matching((inputs.plan.steps,), inputs.goal[None], scale[None])
+    found = ESTIMATORS[variant](inner, inputs.start, inputs.variables, goal)
     return published.Gradient(found.images, found.lr)
 
 
@@ -104,8 +104,8 @@ def task(name: str, variant: str, settings: Settings) -> Task:
 
 
 def _unroll(case: Case, variant: str) -> Callable[[], object]:
-    given = problem(case)
-    return lambda: taken(given, case.net, variant)
+    inputs = problem(case)
+    return lambda: taken(inputs, case.net, variant)
 
 
 def work(name: str, variant: str, settings: Settings) -> Work:
@@ -117,16 +117,16 @@ def work(name: str, variant: str, settings: Settings) -> Work:
 def cosine(name: str, variants: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The cosine of each variant in float32 with the published gradient in float64, over X and η together.
 
-    Where that would need too much memory, both see fewer images, and `cosine_case` names the case that was compared.
+    Where that would need too much memory, both use fewer images, and `cosine_case` names the case that was compared.
     """
     case = CASES[name]
     compared = case.affordable
-    given = problem(compared)
-    exact = _vector(taken(given.double(), compared.net, PUBLISHED))
+    inputs = problem(compared)
+    exact = _vector(taken(inputs.double(), compared.net, PUBLISHED))
     label = {} if compared == case else {"cosine_case": compared.name}
     return {
         variant: {
-            "cosine": float(cosine_similarity(_vector(taken(given, compared.net, variant)), exact, dim=0)),
+            "cosine": float(cosine_similarity(_vector(taken(inputs, compared.net, variant)), exact, dim=0)),
             **label,
         }
         for variant in variants

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_PACKAGE_OF = {
     "DataConfig": "data",
     "Dataset": "data",
     "dataset_from_tensors": "data",
@@ -55,13 +55,13 @@ _HOMES = {
     "trusting": "runtime.trust",
 }
 
-_CHECKED = frozenset(
+_WITH_CHECKED_ARGUMENTS = frozenset(
     (
         *("build_model", "distill", "evaluate", "export", "get", "import_buffers", "import_set", "load", "sweep"),
         *("train_experts", "zoo"),
     )
 )
-"""Functions whose arguments are looked at before anything is computed (`runtime.kinds`)."""
+"""Functions whose arguments are checked before anything is computed (`runtime.kinds`)."""
 
 __all__ = [
     "PROTOCOLS",
@@ -104,15 +104,15 @@ _MOVED = {
     "synthetic": "data.synthetic",
     "engines": "autodiff",
 }
-"""Packages whose names the documentation of 0.1 gave, and where their contents are now; kept for one release."""
+"""Packages that the documentation of 0.1 named, and where their contents are now; kept for one release."""
 
 
-class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a package by the name that it had in 0.1, with a DeprecationWarning that says the new one."""
+class _MovedPackageImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a package by its name in 0.1, with a DeprecationWarning that gives the new name."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
-        known = fullname.removeprefix(f"{__name__}.") in _MOVED
-        return importlib.machinery.ModuleSpec(fullname, self) if known else None
+        is_moved = fullname.removeprefix(f"{__name__}.") in _MOVED
+        return importlib.machinery.ModuleSpec(fullname, self) if is_moved else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         new = f"{__name__}.{_MOVED[spec.name.removeprefix(f'{__name__}.')]}"
@@ -130,18 +130,18 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing: it is filled already."""
+        """Do nothing: `create_module` has filled the module."""
 
 
-sys.meta_path.append(_Moved())
+sys.meta_path.append(_MovedPackageImporter())
 
 
 def __getattr__(name: str) -> Any:
     if name == "methods":
         return importlib.import_module(".methods", __name__)
-    if name in _HOMES:
-        found = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-        if name in _CHECKED:
+    if name in _PACKAGE_OF:
+        found = getattr(importlib.import_module(f".{_PACKAGE_OF[name]}", __name__), name)
+        if name in _WITH_CHECKED_ARGUMENTS:
             from .runtime.kinds import with_checked_kinds
 
             return with_checked_kinds(found)

@@ -5,10 +5,10 @@ import sys
 
 
 def _main() -> int:
-    """Run the command line as the installed command does: a signal.py or json.py that lies in the current folder is
-    nobody's word (see `runtime/trust.py`)."""
-    here, package = os.getcwd(), os.path.dirname(__file__)
-    if not sys.flags.safe_path and sys.path[:1] == [here] and not os.path.samefile(here, os.path.dirname(package)):
+    """Run the command line as the installed command does: a signal.py or json.py in the current folder is not trusted
+    and not imported (see `runtime/trust.py`)."""
+    cwd, package = os.getcwd(), os.path.dirname(__file__)
+    if not sys.flags.safe_path and sys.path[:1] == [cwd] and not os.path.samefile(cwd, os.path.dirname(package)):
         del sys.path[0]
     from .cli.main import main
 

@@ -15,7 +15,7 @@ import pytest
 from suite import shared
 from suite.children import paths_of_the_suite
 from suite.command import main
-from suite.shared import BUSY, CHOSEN, Key, Shared, _unknown, busy, fair_share
+from suite.shared import BUSY, CHOSEN, Key, Shared, _unmeasured, busy, fair_share
 
 from astdistill.runtime.errors import InputError
 
@@ -92,8 +92,8 @@ def test_what_was_chosen_is_measured_alone_too() -> None:
         ("step", 1, "1000", CHOSEN): [(1.0, 3)],
         ("step", 2, "1000", CHOSEN): [(1.0, 4)],
     }
-    assert _unknown(found, 0) == [("step", "1000", 3)]
-    assert _unknown(found, 1) == [("step", "1000", 3), ("step", "1000", 4)]
+    assert _unmeasured(found, 0) == [("step", "1000", 3)]
+    assert _unmeasured(found, 1) == [("step", "1000", 3), ("step", "1000", 4)]
 
 
 def test_busy_processes_end_with_the_block_whatever_ends_it() -> None:

@@ -166,7 +166,7 @@ def sent_again(words: tuple[bytes, np.ndarray]) -> tuple[bytes, np.ndarray]:
     """For a process that has read none of it yet."""
     from astdistill.data import loading
 
-    loading._again.cache_clear()
+    loading._reload_dataset.cache_clear()
     return words
 
 

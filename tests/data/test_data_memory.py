@@ -267,7 +267,7 @@ def test_loading_reads_blocks_and_keeps_no_image(tmp_path: Path, monkeypatch: py
 
     class Small(pixel_cache.PixelAllocator):
         def keep(self, pixels: Any, path: Path) -> None:
-            assert pixels.data_ptr() in [made[0].data_ptr() for made in self._made], (
+            assert pixels.data_ptr() in [made[0].data_ptr() for made in self._allocated], (
                 "the pixels are to lie in the file already"
             )
             super().keep(pixels, path)
@@ -372,7 +372,7 @@ def test_nothing_is_said_of_a_small_whitening_and_one_line_of_a_large_one(
 
 
 def test_the_cost_of_zca_grows_as_its_operations_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocessing, "_timed", lambda operation: operation() is None or 1.0)
+    monkeypatch.setattr(preprocessing, "_measure_seconds", lambda operation: operation() is None or 1.0)
     side = preprocessing.TRIED
     assert preprocessing.zca_cost(1024, side).seconds == 2
     assert preprocessing.zca_cost(10 * 1024 + 1, 4 * side).seconds == 11 * 4**2 + 4**3

@@ -427,11 +427,11 @@ def test_test_images_are_looked_for_among_training_images_where_both_are_in_memo
 ) -> None:
     pictures, labels = torch.rand(8, 1, 8, 8), torch.tensor([0, 1] * 4)
     data = dataset_from_tensors(pictures, labels, pictures, labels, whiten="none")
-    assert description._in_both(data) == 8
+    assert description._count_duplicates(data) == 8
     away = Split(torch.empty(8, 1, 8, 8, device="meta"), labels)
-    assert description._in_memory(away) is None
+    assert description._cpu_tensor(away) is None
     monkeypatch.setattr(description, "COMPARED", 100)
-    assert description._in_both(data) == 0
+    assert description._count_duplicates(data) == 0
 
 
 # the cache

@@ -230,7 +230,7 @@ def test_what_is_saved_during_a_step_is_the_state_before_it(
     run = run_of(dataset, experts, AST.replace(ema_decay=0.5), settings)
     state = run.start()
     run.advance(state)
-    before = {name: tensor.clone() for name, tensor in state._now().tensors.items()}
+    before = {name: tensor.clone() for name, tensor in state._current().tensors.items()}
     run.advance(state, lambda state: state.latest().save(tmp_path / "state.safetensors", run.key))
     saved, header = load_tensors(tmp_path / "state.safetensors")
     assert header["counters"]["iteration"] == 1

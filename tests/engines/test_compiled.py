@@ -210,7 +210,7 @@ def test_outputs_of_cuda_graphs_are_copied(uncompiled: list[dict[str, Any]], mon
     """A replay writes into the memory that the last one returned."""
     kept = torch.zeros(3)
     monkeypatch.setattr(derivatives, "gradient", lambda model: lambda *given: (kept, kept, kept))
-    monkeypatch.setattr("astdistill.autodiff.compiled._own_code", lambda function: function)
+    monkeypatch.setattr("astdistill.autodiff.compiled._with_new_code", lambda function: function)
     case = Case()
     found = CompiledEngine(case.model, mode="reduce-overhead").gradient(case.theta, case.images, case.targets)
     kept += 1

@@ -128,9 +128,9 @@ def test_openmp_is_asked_of_each_compiler_in_its_way(monkeypatch: pytest.MonkeyP
         ("Debian clang version 14", (["-fopenmp"], ["-fopenmp"])),
     ):
         monkeypatch.setattr(variants, "compiler_version", lambda _, said=version: said)
-        assert variants._openmp(["cc"]) == flags
+        assert variants._openmp_flags(["cc"]) == flags
     monkeypatch.setattr(variants.sys, "platform", "darwin")
-    assert variants._openmp(["cc"]) == (["-Xclang", "-fopenmp"], ["-undefined", "dynamic_lookup"])
+    assert variants._openmp_flags(["cc"]) == (["-Xclang", "-fopenmp"], ["-undefined", "dynamic_lookup"])
 
 
 def test_torchs_openmp_is_made_visible_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,16 +157,16 @@ def test_a_library_that_vanishes_or_is_none_is_passed_over(tmp_path: Path, monke
     path = variants.named_by_content(tmp_path, "plain-0", b"no library")
     path.write_bytes(b"no library")
     monkeypatch.setattr(build, "BUNDLED", tmp_path)
-    assert build._of_the_wheel(kind) is None
+    assert build._load_bundled(kind) is None
     folder = tmp_path / "kernels"
     folder.mkdir(mode=0o700)
     variants.named_by_content(folder, "plain-0", b"no library").write_bytes(b"no library")
     built: list[str] = []
     monkeypatch.setattr(build, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(build, "_label", lambda *_: "plain-0")
-    monkeypatch.setattr(build, "_for_this_process", lambda *given: built.append(given[-1]))
+    monkeypatch.setattr(build, "_build_temporary", lambda *given: built.append(given[-1]))
     monkeypatch.setattr(build.os, "access", lambda *_: False)
-    build._found_or_built(["cc"], kind)
+    build._find_or_build(["cc"], kind)
     assert built == ["plain-0"]
 
 
@@ -174,9 +174,9 @@ def test_files_are_ours_where_the_system_knows_no_owners(tmp_path: Path, monkeyp
     path = tmp_path / "a.so"
     path.touch(mode=0o666)
     path.chmod(0o666)
-    assert not build._own(path)
+    assert not build._is_private(path)
     monkeypatch.delattr(build.os, "geteuid")
-    assert build._own(path)
+    assert build._is_private(path)
 
 
 def test_a_users_network_is_a_module_of_its_own() -> None:

@@ -34,7 +34,7 @@ REPORT = os.environ.get("FUZZ_REPORT")
 LIMIT_S = 120
 """Seconds after which reading one damaged file counts as one that never ends."""
 NOT_OF_STRANGERS = {
-    "autodiff/native/build.py:_built": "a kernel library, whose digest is its name: tests/engines/test_kernel_cache.py",
+    "autodiff/native/build.py:_build_into": "a kernel library, whose digest is its name: tests/engines/test_kernel_cache.py",
     "autodiff/native/build.py:_label": "the package's own sources",
     "autodiff/native/variants.py:whole": "a kernel library, as above",
     "cli/compare.py:check_ours": "a text that is kept unless its digest is right: tests/test_nothing_lost.py",
@@ -55,13 +55,13 @@ NOT_OF_STRANGERS = {
     "runtime/worker.py:_listen": "the pipe to its parent",
     "runtime/worker.py:sendable": "an error of its own",
     "runtime/cluster.py:_answer": "what a job of the user's own cluster sends",
-    "runtime/cluster.py:_code": "the package's own sources",
+    "runtime/cluster.py:_source_digest": "the package's own sources",
     "runtime/cluster.py:_prepare": "what the driver of the user's own cluster sends",
     "runtime/cluster.py:job": "what the driver of the user's own cluster sends",
-    "runtime/cluster.py:said": "what the driver of the user's own cluster sends",
+    "runtime/cluster.py:report_facts": "what the driver of the user's own cluster sends",
     "runtime/mirror.py:_copy": "files of the run that is going on, which are copied as bytes",
-    "runtime/ranks.py:_gathered": "what a rank of the user's own torchrun sends",
-    "runtime/ranks.py:_heard": "what rank 0 of the user's own torchrun sends",
+    "runtime/ranks.py:_gather": "what a rank of the user's own torchrun sends",
+    "runtime/ranks.py:_receive": "what rank 0 of the user's own torchrun sends",
     "runtime/ranks.py:serve": "what rank 0 of the user's own torchrun sends",
     "experts/cloud.py:_put_state": "a state that this process has just saved",
     "experiment/tuning.py:_study": "lines that Optuna reads: tests/test_tune.py",

@@ -83,7 +83,7 @@ def _quiet() -> dict[str, str]:
 def inside(library: str, mistake: bool) -> None:
     """All derivatives of every ConvNet that the kernels take, by a sanitized library."""
     build.share_openmp()
-    kernels, began = build._typed(ctypes.CDLL(library)), time.monotonic()
+    kernels, began = build._declare_types(ctypes.CDLL(library)), time.monotonic()
     if mistake:
         size = build.lanes(kernels)
         short, kernel = torch.zeros(9 * size * size - 1), torch.zeros(36 * (size * size + build.GAP))

@@ -1,5 +1,5 @@
-"""The engine for CUDA, and for networks without kernels of their own: each derivative as one compiled graph, in a
-chosen precision."""
+"""The engine for CUDA, and for networks without native kernels: each derivative as one compiled graph, in a chosen
+precision."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ bits."""
 
 
 def checked(precision: str) -> Precision:
-    """The precision itself. Raises InputError for any other word."""
-    for known in get_args(Precision):
-        if precision == known:
-            return known
+    """The precision itself. Raises InputError for an unknown one."""
+    for each in get_args(Precision):
+        if precision == each:
+            return each
     raise unknown("precision", precision, get_args(Precision))
 
 
 @contextmanager
 def products(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Compute the block's matrix products and convolutions in TF32 or in float32, and leave the process's setting as it
-    was.
+    """Compute the matrix products and convolutions of the block in TF32 or in float32, and restore the settings of the
+    process afterwards.
 
-    Nothing changes on the CPU. The two switches below are the ones that every reader in torch 2.13 agrees with: after
+    Nothing changes on the CPU. The two settings below are consistent with all getters of torch 2.13: after
     `torch.backends.cuda.matmul.fp32_precision = "tf32"` alone, or `cudnn.conv.fp32_precision = "ieee"` alone, the older
     getters, which `torch.compile` still calls, raise "you have used mix of the legacy and new APIs".
     """
@@ -61,8 +61,8 @@ def in_bfloat16(model: Callable[[Params, Batch], Logits]) -> Callable[[Params, B
     """The same network with its convolutions and products in bfloat16 by autocast; θ, its gradient and the logits keep
     their dtype.
 
-    Sums inside those products run in float32. Casts are not cached: the cache of autocast lives across the passes of
-    one derivative and would hand a tangent's weights to a primal.
+    Sums inside those products run in float32. Casts are not cached: the cache of autocast persists across the passes
+    of one derivative and would use the weights of a tangent for a primal.
     """
 
     def rounded(theta: Params, images: Batch) -> Logits:
@@ -76,15 +76,16 @@ def in_bfloat16(model: Callable[[Params, Batch], Logits]) -> Callable[[Params, B
 Result = TypeVar("Result")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 SHAPES = 4
-"""A function is compiled for so many shapes, and runs eager for others, since each compile takes tens of seconds.
+"""Number of shapes that a function is compiled for; it runs eager for others, since each compilation takes tens of
+seconds.
 
-Two kinds of sets (synthetic, real) with one whole and one last batch each.
+Two kinds of sets (synthetic, real) have one full and one last batch each.
 """
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One function, how it is built, and what it is called with."""
+    """A function to compile: its name, the function that builds it, and its inputs (`given`)."""
 
     name: str
     build: Callable[[derivatives.Model], derivatives.Function]
@@ -92,17 +93,17 @@ class _Task:
 
     @property
     def shape(self) -> Hashable:
-        """Equal for two calls that one compiled function can serve."""
+        """Equal for two calls that can use the same compiled function."""
         return (*(part.shape for part in self.given), self.given[0].dtype, self.given[0].device)
 
 
 class CompiledEngine:
-    """`torch.compile` of `derivatives`, for each function and shape when it is first asked for.
+    """`torch.compile` of `derivatives`, for each function and shape at its first call.
 
-    `mode` is torch.compile's; None takes "reduce-overhead" on CUDA (CUDA graphs: one launch a call) and "default"
-    elsewhere. What cannot be compiled runs on `EagerEngine` from then on, with one warning that names the cause.
-    Compiled kernels are kept by torch across processes, in TORCHINDUCTOR_CACHE_DIR or `torchinductor_<user>` in the
-    folder for temporary files; the next process traces anew.
+    `mode` is that of torch.compile; None takes "reduce-overhead" on CUDA (CUDA graphs: one launch a call) and "default"
+    elsewhere. A network that cannot be compiled runs on `EagerEngine` from then on, with one warning that names the
+    cause. Torch caches compiled kernels across processes, in TORCHINDUCTOR_CACHE_DIR or `torchinductor_<user>` in the
+    folder for temporary files; each process traces again.
 
     With `precision="bfloat16"` the cosine with float64 falls to 0.9975 (∇_θ ℓ), 0.9967 and 0.9956 (`directional`, in θ
     and x), and that of `penalised` to 0.97 on a processor with AMX (Xeon; 0.971 and 0.979, n = 2 seeds) and to 0.9982
@@ -121,11 +122,11 @@ class CompiledEngine:
             self.model = in_bfloat16(model)
         self._eager = EagerEngine(self.model)
         self._compiled: dict[str, dict[Hashable, derivatives.Function]] = {}
-        self._numbers: dict[Hashable, Tensor] = {}
+        self._scalars: dict[Hashable, Tensor] = {}
         self._layouts = [derivatives.channels_last(self.model), self.model]
 
     def logits(self, theta: Params, images: Batch) -> Logits:
-        """f(θ, x), never compiled: test batches come in too many shapes for what a single forward pass would gain."""
+        """f(θ, x), never compiled: test batches have too many shapes for the gain of a single forward pass."""
         with products(self.precision, theta.device):
             return self._eager.logits(theta, images)
 
@@ -140,7 +141,7 @@ class CompiledEngine:
     def directional(
         self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
     ) -> Directional:
-        """The derivative along `direction` in θ; without `curvature`, zeros stand where (∂²ℓ/∂θ²) m would."""
+        """The derivative along `direction` in θ; without `curvature`, zeros replace (∂²ℓ/∂θ²) m."""
         return self._compute(
             _Task(
                 f"directional, curvature {curvature}",
@@ -161,66 +162,71 @@ class CompiledEngine:
         form: PenaltyForm = "image",
     ) -> Gradient:
         """`gradient` of clip·ℓ + penalty·mean (‖∇_x Σ_k f_k‖₂ − 1)²; the factors may change from call to call."""
-        given: tuple[Tensor, ...] = theta, images, self._number(penalty, theta), self._number(clip, theta)
+        inputs: tuple[Tensor, ...] = (
+            theta,
+            images,
+            self._scalar_tensor(penalty, theta),
+            self._scalar_tensor(clip, theta),
+        )
         if targets is not None:
-            given = *given, targets
+            inputs = *inputs, targets
         return self._compute(
-            _Task(f"penalised {form}", partial(derivatives.penalised, form=form), given),
+            _Task(f"penalised {form}", partial(derivatives.penalised, form=form), inputs),
             lambda parts: Gradient(*parts),
             lambda: self._eager.penalised(theta, images, targets, penalty, clip, form),
         )
 
     def _compute(
-        self, task: _Task, named: Callable[[tuple[Tensor, ...]], Result], eager: Callable[[], Result]
+        self, task: _Task, pack: Callable[[tuple[Tensor, ...]], Result], eager: Callable[[], Result]
     ) -> Result:
-        """What the compiled function of `task` returns, or `eager` where it is not to be, or cannot be, compiled."""
+        """The result of the compiled function of `task`, or of `eager` if it is not compiled."""
         theta, error = task.given[0], None
         with products(self.precision, theta.device):
-            if self._compiles(task):
+            if self._should_compile(task):
                 try:
-                    return named(self._run(task))
-                except Exception as caught:
+                    return pack(self._run(task))
+                except Exception as failure:
                     self._compiled[task.name].pop(task.shape, None)
-                    error = caught
-            result = eager()  # raises where the input is at fault, not the compiler
+                    error = failure
+            result = eager()  # raises if the input, not the compiler, causes the error
         if error is not None:
-            self._give_up(error)
+            self._drop_layout(error)
         return result
 
-    def _compiles(self, task: _Task) -> bool:
-        known = self._compiled.setdefault(task.name, {})
-        return bool(self._layouts) and (task.shape in known or len(known) < SHAPES)
+    def _should_compile(self, task: _Task) -> bool:
+        compiled = self._compiled.setdefault(task.name, {})
+        return bool(self._layouts) and (task.shape in compiled or len(compiled) < SHAPES)
 
     def _run(self, task: _Task) -> tuple[Tensor, ...]:
-        known, mode = self._compiled[task.name], self._mode(task.given[0].device)
-        if task.shape not in known:
-            known[task.shape] = torch.compile(
-                _own_code(task.build(self._layouts[0])), fullgraph=True, dynamic=False, mode=mode
+        compiled, mode = self._compiled[task.name], self._mode(task.given[0].device)
+        if task.shape not in compiled:
+            compiled[task.shape] = torch.compile(
+                _with_new_code(task.build(self._layouts[0])), fullgraph=True, dynamic=False, mode=mode
             )
-        # One layout, and no gradient mode: torch.compile would compile anew for any other.
-        given = (part.detach().contiguous() for part in task.given)
+        # One layout, and no gradient mode: torch.compile would recompile for any other.
+        inputs = (part.detach().contiguous() for part in task.given)
         with torch.no_grad():
             if mode == "default":
-                return known[task.shape](*given)
-            # With CUDA graphs the next replay writes over what this one returns.
+                return compiled[task.shape](*inputs)
+            # With CUDA graphs the next replay overwrites the results of this one.
             torch.compiler.cudagraph_mark_step_begin()
-            return tuple(part.clone() for part in known[task.shape](*given))
+            return tuple(part.clone() for part in compiled[task.shape](*inputs))
 
     def _mode(self, device: torch.device) -> str:
         if self.mode is None and device.type == "cuda":
             return "reduce-overhead"
         return self.mode or "default"
 
-    def _number(self, value: float, like: Tensor) -> Tensor:
-        """`value` on the device, filled there: a copy from the host would wait for everything that is under way."""
+    def _scalar_tensor(self, value: float, like: Tensor) -> Tensor:
+        """`value` as a tensor, filled on the device: a copy from the host would wait for all pending work."""
         key = value, like.dtype, like.device
-        if key not in self._numbers:
-            self._numbers[key] = torch.full((), value, dtype=like.dtype, device=like.device)
-        return self._numbers[key]
+        if key not in self._scalars:
+            self._scalars[key] = torch.full((), value, dtype=like.dtype, device=like.device)
+        return self._scalars[key]
 
-    def _give_up(self, error: Exception) -> None:
-        """Go on to the next layout (the forward-mode rule of `nn.GroupNorm` takes only the plain one), or do without a
-        compiler."""
+    def _drop_layout(self, error: Exception) -> None:
+        """Continue with the next layout (the forward-mode rule of `nn.GroupNorm` takes only the contiguous one), or
+        without a compiler."""
         self._layouts.pop(0)
         self._compiled.clear()
         if self._layouts:
@@ -241,11 +247,11 @@ _SHARED: dict[Hashable, CompiledEngine] = {}
 def compiled_engine(
     model: Callable[[Params, Batch], Logits], *, mode: str | None = None, precision: Precision = "tf32"
 ) -> CompiledEngine:
-    """One engine for all ConvNets built alike, whatever their parameters: fifty experts compile once. A new one for any
-    other function.
+    """One engine for all ConvNets of the same architecture, for any parameters: fifty experts compile once. A new
+    engine for any other function.
 
-    Only the ConvNet, whose text names everything that its forward pass depends on, is known to be the same function of
-    θ.
+    Only a ConvNet is known to be the same function of θ, since its repr contains everything that its forward pass
+    depends on.
     """
     if not (isinstance(model, FlatModel) and isinstance(model.module, ConvNet)):
         return CompiledEngine(model, mode=mode, precision=precision)
@@ -255,9 +261,9 @@ def compiled_engine(
     return _SHARED[key]
 
 
-def _own_code(function: derivatives.Function) -> derivatives.Function:
-    """The function with a code object of its own: torch counts compiled variants per code object, and stops at 8 for a
-    whole process."""
+def _with_new_code(function: derivatives.Function) -> derivatives.Function:
+    """The function with a new code object: torch counts compiled variants per code object, and stops at 8 in a
+    process."""
     assert isinstance(function, FunctionType)
     return FunctionType(
         function.__code__.replace(),

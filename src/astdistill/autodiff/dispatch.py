@@ -1,4 +1,4 @@
-"""Which engine computes: the fastest that can do the network, where it lies, in its precision."""
+"""Selects the engine: the fastest that supports the network, its device and its precision."""
 
 from __future__ import annotations
 
@@ -30,32 +30,33 @@ from .native.variants import compiler_version, find_compiler
 VARIABLE = "ASTDISTILL_ENGINE"
 
 
-_ASKED: ContextVar[str | None] = ContextVar("engine", default=None)
-"""What `using` names: for one thread, and never for a process that it starts, which is told as data."""
+_REQUESTED: ContextVar[str | None] = ContextVar("engine", default=None)
+"""The engine named by `using`: for one thread, not for processes that it starts, which get it as data."""
 
 
 @contextmanager
 def using(name: str | None) -> Iterator[None]:
-    """Compute with this engine inside the block, in this thread alone; None and "auto" leave the surroundings' choice.
+    """Compute with this engine inside the block, in this thread only; None and "auto" keep the choice of the outer
+    block.
 
     Raises InputError for an unknown engine.
     """
     if name in (None, "auto"):
-        name = _ASKED.get()
-    before = _ASKED.set(name)
+        name = _REQUESTED.get()
+    before = _REQUESTED.set(name)
     try:
         chosen()
         yield
     finally:
-        _ASKED.reset(before)
+        _REQUESTED.reset(before)
 
 
 @contextmanager
 def computing(
     engine: str | None = None, threads: int | None = None, cluster: str | None = None, allow_mixed: bool = False
 ) -> Iterator[None]:
-    """Compute inside the block with this engine, as `using`, and on so many threads of the CPU, as `limited`; jobs on
-    this cluster, as `on_cluster`."""
+    """Combine `using` (the engine), `limited` (the number of CPU threads) and `on_cluster` (the cluster for jobs) for a
+    block."""
     with using(engine), limited(threads), on_cluster(cluster, threads, allow_mixed):
         yield
 
@@ -63,10 +64,10 @@ def computing(
 @contextmanager
 def on_cluster(address: str | None, threads: int | None = None, allow_mixed: bool = False) -> Iterator[None]:
     """Inside the block, experts and evaluated networks are trained on the nodes of the Ray cluster at `address`, "auto"
-    or HOST:PORT, each by so many threads (None: one); None leaves the surroundings' choice.
+    or HOST:PORT, each with `threads` threads (None: one). An address of None keeps the choice of the outer block.
 
-    Nodes whose engine, instruction set or versions are others than here are refused, unless `allow_mixed`. Raises
-    InputError for another address.
+    Nodes whose engine, instruction set or versions differ from this machine are refused, unless `allow_mixed`. Raises
+    InputError for any other address.
     """
     if address is None:
         yield
@@ -76,8 +77,8 @@ def on_cluster(address: str | None, threads: int | None = None, allow_mixed: boo
 
 
 def engine_here(name: str) -> dict[str, str]:
-    """What computes on the CPU of this machine where the engine `name` is asked for, in words that differ where bits
-    may; and the compiler."""
+    """The engine that the CPU of this machine uses for `name`, as text that differs wherever results may differ in
+    bits; and the compiler."""
     compiler = find_compiler()
     facts = {"engine": name, "compiler": "none"}
     if compiler is not None:
@@ -90,36 +91,36 @@ def engine_here(name: str) -> dict[str, str]:
 
 
 def chosen() -> str:
-    """The engine asked for: that of `using`, else `$ASTDISTILL_ENGINE`, else auto. Raises InputError for an unknown
+    """The requested engine: that of `using`, else `$ASTDISTILL_ENGINE`, else auto. Raises InputError for an unknown
     one."""
-    name = _ASKED.get() or os.environ.get(VARIABLE) or "auto"
+    name = _REQUESTED.get() or os.environ.get(VARIABLE) or "auto"
     if name not in get_args(EngineName):
         raise unknown("engine", name, get_args(EngineName))
     return name
 
 
 class ChosenEngine:
-    """Asks, at every call, the engine that suits θ and the images; keeps each engine that it has made."""
+    """Forwards each call to the engine for θ and the images; caches the engines that it has created."""
 
     def __init__(self, model: Callable[[Params, Batch], Logits], module: nn.Module | None) -> None:
         self._model, self._module = model, module
-        self._made: dict[object, Engine] = {}
+        self._engines: dict[object, Engine] = {}
 
-    def _for(self, theta: Params, images: Batch) -> Engine:
-        wanted = chosen()
-        if wanted == "auto" and theta.is_cuda:
-            wanted = "compiled"
-        if wanted == "compiled":
-            return self._kept(wanted, lambda: compiled_engine(self._model))
-        if wanted == "compiled-bfloat16":
-            return self._kept(wanted, lambda: compiled_engine(self._model, precision="bfloat16"))
-        if wanted != "eager" and (native := self._native(theta, images)) is not None:
+    def _select(self, theta: Params, images: Batch) -> Engine:
+        name = chosen()
+        if name == "auto" and theta.is_cuda:
+            name = "compiled"
+        if name == "compiled":
+            return self._cached(name, lambda: compiled_engine(self._model))
+        if name == "compiled-bfloat16":
+            return self._cached(name, lambda: compiled_engine(self._model, precision="bfloat16"))
+        if name != "eager" and (native := self._native(theta, images)) is not None:
             return native
-        return self._kept("eager", lambda: EagerEngine(self._model))
+        return self._cached("eager", lambda: EagerEngine(self._model))
 
     def name(self, theta: Params, images: Batch) -> str:
-        """What computes at θ and the images: native, compiled, compiled-bfloat16 or eager."""
-        match self._for(theta, images):
+        """The engine for θ and the images: native, compiled, compiled-bfloat16 or eager."""
+        match self._select(theta, images):
             case CompiledEngine(precision="bfloat16"):
                 return "compiled-bfloat16"
             case CompiledEngine():
@@ -129,20 +130,20 @@ class ChosenEngine:
             case _:
                 return "eager"
 
-    def _kept(self, key: object, make: Callable[[], Engine]) -> Engine:
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+    def _cached(self, key: object, make: Callable[[], Engine]) -> Engine:
+        if key not in self._engines:
+            self._engines[key] = make()
+        return self._engines[key]
 
     def _native(self, theta: Params, images: Batch) -> Engine | None:
         if theta.dtype != torch.float32 or images.dtype != torch.float32 or theta.is_cuda or self._module is None:
             return None
         shape = images.shape[1], images.shape[2], images.shape[3]
-        if shape not in self._made:
-            self._made[shape] = self._best(shape)
-        return self._made[shape]
+        if shape not in self._engines:
+            self._engines[shape] = self._create_native(shape)
+        return self._engines[shape]
 
-    def _best(self, shape: tuple[int, int, int]) -> Engine:
+    def _create_native(self, shape: tuple[int, int, int]) -> Engine:
         if isinstance(self._model, FlatModel) and self._module is not None:
             blocks = blocks_of(self._module, shape)
             if blocks is not None and (kernels := library()) is not None:
@@ -150,17 +151,17 @@ class ChosenEngine:
         return EagerEngine(self._model)
 
     def held_bytes(self) -> int:
-        """What the native engine keeps between calls."""
-        spaces = [made.space for made in self._made.values() if isinstance(made, NativeEngine)]
+        """Bytes that the native engine keeps between calls."""
+        spaces = [engine.space for engine in self._engines.values() if isinstance(engine, NativeEngine)]
         return sum(buffer.nbytes for space in spaces for buffer in space.kept.values())
 
     def logits(self, theta: Params, images: Batch) -> Logits:
         """f(θ, x)."""
-        return self._for(theta, images).logits(theta, images)
+        return self._select(theta, images).logits(theta, images)
 
     def features(self, theta: Params, images: Batch) -> Features:
-        """What the last linear layer is given. Differentiable in the images, by native kernels once; θ is constant."""
-        engine = self._for(theta, images)
+        """The input of the last linear layer. Differentiable in the images, with native kernels once; θ is constant."""
+        engine = self._select(theta, images)
         if isinstance(engine, NativeEngine):
             return _Features.apply(images, theta.detach(), engine)
         assert isinstance(self._model, FlatModel), "other functions of θ and images have no features"
@@ -168,13 +169,13 @@ class ChosenEngine:
 
     def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
         """ℓ, f and ∇_θ ℓ."""
-        return self._for(theta, images).gradient(theta, images, targets)
+        return self._select(theta, images).gradient(theta, images, targets)
 
     def directional(
         self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
     ) -> Directional:
         """The derivative along `direction`."""
-        return self._for(theta, images).directional(theta, direction, images, targets, curvature)
+        return self._select(theta, images).directional(theta, direction, images, targets, curvature)
 
     def penalised(
         self,
@@ -186,7 +187,7 @@ class ChosenEngine:
         form: PenaltyForm = "image",
     ) -> Gradient:
         """The gradient of the penalised loss."""
-        return self._for(theta, images).penalised(theta, images, targets, penalty, clip, form)
+        return self._select(theta, images).penalised(theta, images, targets, penalty, clip, form)
 
 
 def engine_of(model: Callable[[Params, Batch], Logits]) -> ChosenEngine:
@@ -194,12 +195,12 @@ def engine_of(model: Callable[[Params, Batch], Logits]) -> ChosenEngine:
     differentiated by torch."""
     if not isinstance(model, FlatModel):
         return ChosenEngine(model, None)
-    # Kept with the network, because its buffers should live exactly as long.
+    # Stored on the network, so that its buffers live exactly as long.
     return vars(model).setdefault("_engine", ChosenEngine(model, model.module))
 
 
 class _Features(torch.autograd.Function):
-    """Features by the native kernels, through which torch goes back by `features_back`."""
+    """Features by the native kernels, with `features_back` as the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, images: Batch, theta: Params, engine: NativeEngine) -> Features:
@@ -215,7 +216,7 @@ class _Features(torch.autograd.Function):
 
 
 def engine_name(model: FlatModel, theta: Params, images: Batch) -> str:
-    """What computes this network at θ and the images: native, compiled, compiled-bfloat16 or eager."""
+    """The engine of this network for θ and the images: native, compiled, compiled-bfloat16 or eager."""
     return engine_of(model).name(theta, images)
 
 

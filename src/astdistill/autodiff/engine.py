@@ -1,5 +1,5 @@
-"""What can be asked of a network's loss, and torch's own answers: gradient, derivative along a direction, penalised
-gradient."""
+"""The interface of an engine, and its implementation by torch's autograd: gradient of a network's loss, derivative
+along a direction, penalised gradient."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 
 PenaltyForm = Literal["image", "pixel"]
-"""Over what the norm of an input gradient is taken: a whole image (corrected), or the channels of each pixel (as
-released)."""
+"""The axes of the norm of an input gradient: a whole image (corrected), or the channels of each pixel (as released)."""
 
 
 class Gradient(NamedTuple):
@@ -36,8 +35,8 @@ class Directional(NamedTuple):
 
     @classmethod
     def of(cls, theta: Params, slope: Scalar, *derivatives: Tensor) -> Self:
-        """From the slope at θ and its derivatives with respect to θ, x and p, or x and p alone: zeros then stand for
-        that in θ."""
+        """From the slope at θ and its derivatives with respect to θ, x and p, or x and p only: the one in θ is then
+        zeros."""
         if len(derivatives) == 2:
             derivatives = torch.zeros_like(theta), *derivatives
         return cls(slope, *derivatives)
@@ -48,7 +47,7 @@ class Engine(Protocol):
     batch.
 
     Every engine returns the same numbers up to rounding, without graphs; they differ in speed and in the networks they
-    can do.
+    support.
     """
 
     def logits(self, theta: Params, images: Batch) -> Logits:
@@ -62,8 +61,8 @@ class Engine(Protocol):
     def directional(
         self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
     ) -> Directional:
-        """The derivative along `direction` in θ (docs/method.md, section 3); without `curvature`, zeros stand where
-        (∂²ℓ/∂θ²) m would."""
+        """The derivative along `direction` in θ (docs/method.md, section 3); without `curvature`, zeros replace
+        (∂²ℓ/∂θ²) m."""
         ...
 
     def penalised(
@@ -81,7 +80,7 @@ class Engine(Protocol):
 
 
 class EagerEngine:
-    """Two backward passes where a second derivative is asked for: needs no forward-mode rules, and runs any module."""
+    """Two backward passes for a second derivative: needs no forward-mode rules, and supports any module."""
 
     def __init__(self, model: Callable[[Params, Batch], Logits]) -> None:
         self.model = model
@@ -102,13 +101,13 @@ class EagerEngine:
     def directional(
         self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
     ) -> Directional:
-        """The direction is pulled back through a graph of the gradient: second derivatives are symmetric."""
+        """A vector-Jacobian product of the gradient with the direction: second derivatives are symmetric."""
         theta, images, targets = (tensor.detach().requires_grad_() for tensor in (theta, images, targets))
         (gradient,) = torch.autograd.grad(cross_entropy(self.model(theta, images), targets), theta, create_graph=True)
-        wanted = [images, targets]
+        variables = [images, targets]
         if curvature:
-            wanted.insert(0, theta)
-        derivatives = torch.autograd.grad(gradient, wanted, direction)
+            variables.insert(0, theta)
+        derivatives = torch.autograd.grad(gradient, variables, direction)
         return Directional.of(theta, direction @ gradient.detach(), *derivatives)
 
     def penalised(
@@ -120,7 +119,7 @@ class EagerEngine:
         clip: float = 1.0,
         form: PenaltyForm = "image",
     ) -> Gradient:
-        """One forward pass serves cross-entropy and penalty."""
+        """Cross-entropy and penalty share one forward pass."""
         theta, images = theta.detach().requires_grad_(), images.detach().requires_grad_()
         logits = self.model(theta, images)
         loss = penalty * gradient_penalty(images, logits, form)
@@ -138,10 +137,9 @@ def gradient_penalty(images: Batch, logits: Logits, form: PenaltyForm) -> Scalar
 
 
 def excess(gradient: Batch, form: PenaltyForm) -> Scalar:
-    """`gradient_penalty` from the gradient in x on."""
+    """`gradient_penalty`, given the gradient in x."""
     if form == "image":
         gradient = gradient.flatten(1)
-    # An image whose gradient is exactly zero has no direction to be pushed in: the tiny term keeps the derivative of
-    # the norm finite.
+    # A gradient that is exactly zero has no direction: the tiny term keeps the derivative of the norm finite.
     norm = (gradient.square().sum(dim=1) + 1e-20).sqrt()
     return (norm - 1).square().mean()

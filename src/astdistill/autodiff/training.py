@@ -1,5 +1,4 @@
-"""A network under training: its parameters are one vector, which an optimiser moves; the optimiser's state;
-accuracy."""
+"""Training of a network whose parameters are one vector for an optimiser; the state of the optimiser; accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ PREFIX = "optimiser."
 
 
 def pack(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All tensors of the optimiser's state, named `optimiser.<parameter>.<name>`."""
+    """All tensors of the state of the optimiser, named `optimiser.<parameter>.<name>`."""
     state = optimiser.state_dict()["state"]
     return {
         f"{PREFIX}{index}.{name}": torch.as_tensor(value)
@@ -32,7 +31,7 @@ def pack(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give the optimiser the state that `pack` took; tensors of other names are passed over."""
+    """Load the state that `pack` returned into the optimiser; tensors of other names are ignored."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(PREFIX):
@@ -42,11 +41,11 @@ def unpack(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
 
 
 class Trainee:
-    """`network` with θ, its parameters, in one vector `theta` `[P]`, which each method below gives a `.grad`.
+    """`network` with its parameters θ in one vector `theta` `[P]`; `gradient` and `penalised` set `theta.grad`.
 
-    The ConvNet of the papers is differentiated by its engine. Any other module is run as it is, in training mode where
-    it is trained, since it may carry statistics or draw random numbers. With `parts` those of its parameters alone are
-    θ, and the others stay as they are. `gradient` is that of the loss of its logits divided by the `temperature`.
+    The ConvNet of the papers is differentiated by its engine. Any other module is called directly, in training mode
+    when it is trained, since it may have statistics or draw random numbers. With `parts` only those parameters are θ,
+    and the others do not change. `gradient` is that of the loss of the logits divided by the `temperature`.
     """
 
     def __init__(
@@ -58,10 +57,10 @@ class Trainee:
         self._parts = parts = list(parts)
         self.theta = nn.Parameter(torch.cat([part.detach().reshape(-1) for part in parts]))
         self.theta.grad = torch.zeros_like(self.theta)
-        for part, place, slope in zip(
+        for part, view, slope in zip(
             parts, self._views(self.theta.detach()), self._views(self.theta.grad), strict=True
         ):
-            part.data, part.grad = place, slope
+            part.data, part.grad = view, slope
         pure = (
             isinstance(network, ConvNet)
             and not list(network.buffers())
@@ -78,23 +77,26 @@ class Trainee:
         return [piece.view(part.shape) for piece, part in zip(vector.split(sizes), self._parts, strict=True)]
 
     def gradient(self, images: Batch, targets: Targets) -> tuple[Scalar, Logits]:
-        """The cross-entropy and the logits; its gradient goes to `theta.grad`."""
+        """The cross-entropy and the logits; writes the gradient to `theta.grad`."""
         if self._engine is not None:
-            loss, logits, slope = self._engine.gradient(self._cooled(self.theta), images, targets)
-            return self._keep(loss, logits, self._cooled(slope))
+            loss, logits, slope = self._engine.gradient(self._divide_outputs(self.theta), images, targets)
+            return self._store_gradient(loss, logits, self._divide_outputs(slope))
         self.network.train()
         logits = self.network(images) / self._temperature
         return self._backward(cross_entropy(logits, targets), logits)
 
-    def _cooled(self, vector: Params) -> Params:
-        """θ of the network whose logits are divided by the temperature: its last layer is. The gradient with respect to
-        that θ is turned into the one with respect to θ in the same way."""
+    def _divide_outputs(self, vector: Params) -> Params:
+        """The vector with the part of the last layer divided by the temperature.
+
+        Of θ this gives the network whose logits are divided by the temperature; of the gradient with respect to that θ
+        it gives the gradient with respect to θ.
+        """
         vector = vector.detach()
         if self._temperature == 1 or self.model is None:
             return vector
         vector = vector.clone()
-        for where in self.model.outputs:
-            vector[where] /= self._temperature
+        for output in self.model.outputs:
+            vector[output] /= self._temperature
         return vector
 
     def penalised(
@@ -102,7 +104,9 @@ class Trainee:
     ) -> tuple[Scalar, Logits]:
         """The same for clip · cross-entropy + penalty · gradient penalty; without targets, for the penalty alone."""
         if self._engine is not None:
-            return self._keep(*self._engine.penalised(self.theta.detach(), images, targets, penalty, clip, form))
+            return self._store_gradient(
+                *self._engine.penalised(self.theta.detach(), images, targets, penalty, clip, form)
+            )
         self.network.train()
         images = images.detach().requires_grad_()
         logits = self.network(images)
@@ -112,7 +116,7 @@ class Trainee:
         return self._backward(loss, logits)
 
     def logits(self, images: Batch) -> Logits:
-        """What the network says of the images when it is not being trained."""
+        """The logits of the images in evaluation mode."""
         if self._engine is not None:
             return self._engine.logits(self.theta.detach(), images)
         self.network.eval()
@@ -120,12 +124,12 @@ class Trainee:
             return self.network(images)
 
     def release(self) -> None:
-        """Nothing; gives each parameter memory of its own again, as those who save the network or train it on expect,
-        and no gradient."""
+        """Give each parameter separate memory again, as needed to save the network or to continue its training, and no
+        gradient."""
         for part in self._parts:
             part.data, part.grad = part.data.clone(), None
 
-    def _keep(self, loss: Scalar, logits: Logits, slope: Params) -> tuple[Scalar, Logits]:
+    def _store_gradient(self, loss: Scalar, logits: Logits, slope: Params) -> tuple[Scalar, Logits]:
         assert self.theta.grad is not None
         self.theta.grad.copy_(slope)
         return loss, logits
@@ -139,12 +143,12 @@ class Trainee:
 
 BATCH = 1024
 Confusion = Int[Tensor, "K K"]
-"""How many images of each class (row) a network took for each class (column)."""
+"""Number of images of each class (row) that a network assigned to each class (column)."""
 
 
 @torch.no_grad()
 def accuracy(logits: Callable[[Batch], Logits], tested: Split) -> float:
-    """The percentage of images for which the largest of a network's `logits` is that of their own label."""
+    """The percentage of images for which the largest of the `logits` is that of their label."""
     right = torch.stack(
         [(logits(images).argmax(dim=1) == labels).sum() for images, labels in tested.batches(BATCH)]
     ).sum()
@@ -153,7 +157,7 @@ def accuracy(logits: Callable[[Batch], Logits], tested: Split) -> float:
 
 @torch.no_grad()
 def confusion(logits: Callable[[Batch], Logits], tested: Split, classes: int) -> Confusion:
-    """The images of each class by the class whose logit is the largest; the trace over the sum is the accuracy. On the
-    CPU."""
+    """The confusion matrix, on the CPU: images of each class by the class of the largest logit; the trace over the sum
+    is the accuracy."""
     cells = [classes * labels.long() + logits(images).argmax(dim=1) for images, labels in tested.batches(BATCH)]
     return torch.bincount(torch.cat(cells), minlength=classes**2).view(classes, classes).cpu()

@@ -1,4 +1,7 @@
-"""What is refused, or told to have no effect, before data are read: of what was typed, never of what a preset says."""
+"""Checks of settings before data are read: errors for contradictions, and warnings for settings without an effect.
+
+Only typed values are checked, never those of a preset.
+"""
 
 from __future__ import annotations
 
@@ -18,79 +21,83 @@ from ..runtime.errors import InputError
 from ..runtime.files import warn
 from .flags import Flag, Positional
 
-TAUGHT = ("experts.seed", "experts.store")
-"""Where a teacher is looked for, whose labels any method's evaluation may ask for."""
-Words = Sequence[tuple[Flag | Positional, Any]]
-"""What was typed: flags with their values."""
+TEACHER_SETTINGS = ("experts.seed", "experts.store")
+"""Settings that find a teacher. They always have an effect, because the evaluation of any method may use its labels."""
+TypedValues = Sequence[tuple[Flag | Positional, Any]]
+"""Typed flags and positional arguments with their values."""
 
 
 def without_part(method: Method, part: str) -> Method:
-    """The method without one of AST's parts. Raises InputError where it has no such part to leave out."""
-    left = method.without(part)
-    if left == method:
+    """The method without one of AST's parts. Raises InputError if it has no such part to leave out."""
+    reduced = method.without(part)
+    if reduced == method:
         raise InputError(
             f"--without {part} was given, but the method {method.name} has no such part, or it was left out already; "
             f"leave out --without {part}."
         )
-    return left
+    return reduced
 
 
 def check_once(flag: str, names: Sequence[str]) -> None:
-    """Raise InputError for a name that a flag has twice."""
-    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
-    if twice is not None:
-        raise InputError(f"{flag} names '{twice}' twice; name it once.")
+    """Raise InputError if a flag has the same name twice."""
+    duplicate = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if duplicate is not None:
+        raise InputError(f"{flag} names '{duplicate}' twice; name it once.")
 
 
 def check_typed(
-    experiment: Experiment, typed: Words, parts: Sequence[str] = (), base: Experiment | None = None
+    experiment: Experiment, typed: TypedValues, parts: Sequence[str] = (), base: Experiment | None = None
 ) -> None:
-    """Raise InputError for values that contradict the rest, and tell of those that nothing reads, and of settings that
-    are usual with others.
+    """Raise InputError for typed values that contradict other settings. Warn of typed values without an effect, and of
+    missing settings that are usual with the typed ones.
 
     Args:
-        experiment: What comes of everything that was typed.
+        experiment: The experiment with all typed values.
         typed: Flags with their values.
         parts: Components that `--part` has put into the method: FIELD=NAME.
-        base: The preset, or what was proposed in place of one.
+        base: The preset, or the proposal in place of one.
     """
-    given = {".".join(param.place[1:]): (param.flag, value) for param, value in typed if isinstance(param, Flag)}
-    names = renamed_fields(Method)
-    given |= {f"method.{names.get(field := part.partition('=')[0], field)}": ("--part", part) for part in parts}
+    by_name = {".".join(param.place[1:]): (param.flag, value) for param, value in typed if isinstance(param, Flag)}
+    new_names = renamed_fields(Method)
+    by_name |= {f"method.{new_names.get(field := part.partition('=')[0], field)}": ("--part", part) for part in parts}
     check_once("--evaluation.architectures", experiment.evaluation.architectures)
     check_once("--evaluation.baselines", experiment.evaluation.baselines)
-    every, iterations = experiment.distill.validate_every, experiment.distill.iterations
-    if "distill.validate_every" in given and every > iterations:
+    interval, iterations = experiment.distill.validate_every, experiment.distill.iterations
+    if "distill.validate_every" in by_name and interval > iterations:
         raise InputError(
-            f"--distill.validate-every {every} was given, but the run has {iterations} outer steps, so that no set "
+            f"--distill.validate-every {interval} was given, but the run has {iterations} outer steps, so that no set "
             f"would be validated; choose 1 to {iterations}, or 0 for no validation."
         )
-    unread = [f"{flag} {_said(value)}".strip() for name, (flag, value) in given.items() if _ignored(name, experiment)]
-    if unread:
-        verb = ("has", "have")[len(unread) > 1]
+    unused = [
+        f"{flag} {_format_value(value)}".strip()
+        for name, (flag, value) in by_name.items()
+        if _has_no_effect(name, experiment)
+    ]
+    if unused:
+        verb = ("has", "have")[len(unused) > 1]
         warn(
-            f"{', '.join(unread)} {verb} no effect with the method {experiment.method.name} and the other settings; "
+            f"{', '.join(unused)} {verb} no effect with the method {experiment.method.name} and the other settings; "
             "leave it out, or see --help-all for what they need."
         )
-    if usual := dict(_unusual(experiment, base or experiment, given)):
-        has = ", ".join(_said(getattr(experiment.distill, name)) for name in usual)
-        flags = " ".join(f"--distill.{name.replace('_', '-')} {_said(value)}" for name, value in usual.items())
+    if usual := dict(_missing_usual(experiment, base or experiment, by_name)):
+        current = ", ".join(_format_value(getattr(experiment.distill, name)) for name in usual)
+        flags = " ".join(f"--distill.{name.replace('_', '-')} {_format_value(value)}" for name, value in usual.items())
         warn(
             f"The settings that are usual for {experiment.method.name} with what was given are {flags}; this run has "
-            f"{has}."
+            f"{current}."
         )
 
 
-def _unusual(experiment: Experiment, base: Experiment, given: Container[str]) -> Iterator[tuple[str, Any]]:
-    """Fields of `DistillSettings`, and values that are usual for the outer step as it is now and were not before, and
-    that the experiment does not have."""
+def _missing_usual(experiment: Experiment, base: Experiment, typed: Container[str]) -> Iterator[tuple[str, Any]]:
+    """Yield each field of `DistillSettings`, with its usual value, that is usual for the current outer step, was not
+    usual for that of `base`, and has another value in the experiment."""
     before = base.method.step.usual_settings(base.ipc)
     for name, value in experiment.method.step.usual_settings(experiment.ipc).items():
-        if f"distill.{name}" not in given and value not in (before.get(name), getattr(experiment.distill, name)):
+        if f"distill.{name}" not in typed and value not in (before.get(name), getattr(experiment.distill, name)):
             yield name, value
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
@@ -98,22 +105,24 @@ def _said(value: Any) -> str:
     return str(value)
 
 
-def _ignored(name: str, experiment: Experiment) -> bool:
-    """Whether nothing reads the setting of that dotted name."""
-    return name not in TAUGHT and any(name == each or name.startswith(f"{each}.") for each in _unread(experiment))
+def _has_no_effect(name: str, experiment: Experiment) -> bool:
+    """Whether no code reads the setting of that dotted name."""
+    return name not in TEACHER_SETTINGS and any(
+        name == each or name.startswith(f"{each}.") for each in _unread_names(experiment)
+    )
 
 
-def _unread(record: Record, place: str = "") -> Iterator[str]:
-    """Settings without an effect, or records that hold some, by dotted name."""
-    yield from (place + name for name in record.unread())
+def _unread_names(record: Record, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of settings without an effect, or of records that contain such settings."""
+    yield from (prefix + name for name in record.unread())
     for name, value in record:
         if isinstance(value, Record):
-            yield from _unread(value, f"{place}{name}.")
+            yield from _unread_names(value, f"{prefix}{name}.")
 
 
-def check_size(experiment: Experiment, known: DatasetSize) -> None:
-    """Raise InputError for what data of that size do not allow, as the run does once it has read them."""
-    if experiment.distill.validate_every and not known.validation:
+def check_size(experiment: Experiment, data_size: DatasetSize) -> None:
+    """Raise InputError for settings that data of this size do not allow, as the run does after it has read the data."""
+    if experiment.distill.validate_every and not data_size.validation:
         raise InputError(
             "Evaluation during the distillation needs images held out of the training data; hold some out with "
             "--data.validation 0.1, or set --distill.validate-every 0. Test images are never used to choose."
@@ -121,26 +130,28 @@ def check_size(experiment: Experiment, known: DatasetSize) -> None:
     init = experiment.method.init
     if not isinstance(init, FileInit):
         return
-    earlier = load(init.path)
+    initial_set = load(init.path)
     cells = experiment.distill.texture.cells
-    given = len(earlier.classes), earlier.ipc * earlier.texture.cells, earlier.shape
-    init.check_alike(given, (known.classes, experiment.ipc * cells, known.shape))
+    actual = len(initial_set.classes), initial_set.ipc * initial_set.texture.cells, initial_set.shape
+    init.check_alike(actual, (data_size.classes, experiment.ipc * cells, data_size.shape))
 
 
 def check_classes(data: DataConfig) -> None:
-    """Raise InputError for a choice of classes that data known by name do not have, as far as their names are known."""
+    """Raise InputError for a choice of classes that a data set known by name does not have, as far as its class names
+    are known."""
     if data.source not in NAMED or (data.classes is None and data.first_classes is None):
         return
-    kept_labels(_names(data), ClassChoice(data.classes, data.first_classes))
+    kept_labels(_class_names(data), ClassChoice(data.classes, data.first_classes))
 
 
-def _names(data: DataConfig) -> Sequence[str]:
-    """The names of the classes; of data whose names only reading tells, numbers or those that were asked for."""
+def _class_names(data: DataConfig) -> Sequence[str]:
+    """The names of the classes. If they are known only after reading the data: class numbers, or the requested
+    names."""
     numbers = [str(number) for number in range(NAMED[data.source].classes)]
-    held = medmnist.SETS.get(data.source.removesuffix("_64"))
-    if held is not None:
-        return tuple(held.classes)
-    asked: Iterable[str] = data.classes or ()
-    if data.source == "digits" or all(NUMBER.fullmatch(each) for each in asked):
+    medmnist_set = medmnist.SETS.get(data.source.removesuffix("_64"))
+    if medmnist_set is not None:
+        return tuple(medmnist_set.classes)
+    requested: Iterable[str] = data.classes or ()
+    if data.source == "digits" or all(NUMBER.fullmatch(each) for each in requested):
         return numbers
-    return list(dict.fromkeys([*asked, *numbers]))[: max(len(set(asked)), len(numbers))]
+    return list(dict.fromkeys([*requested, *numbers]))[: max(len(set(requested)), len(numbers))]

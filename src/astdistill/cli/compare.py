@@ -1,4 +1,4 @@
-"""`astdistill compare`: from run folders to the table that goes into a paper."""
+"""`astdistill compare`: finished runs as tables for a paper."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 SIGNED = "astdistill compare"
 COMMENTS: dict[Format, str] = {"text": "{}", "markdown": "<!-- {} -->", "latex": "% {}"}
-"""The last line of a file in each format."""
+"""A comment in each format, for the last line of a file."""
 PAGE = 160
-"""Columns of a text table that goes to a file."""
+"""Columns of a text table that is written to a file."""
 
 
 class Compare(Record):
@@ -48,53 +48,53 @@ class Compare(Record):
 
 
 @command("compare")
-def compare(given: Compare) -> None:
-    """Finished runs side by side."""
-    from ..evaluation.per_class import by_class, confusions  # here, as in other verbs, so that help needs no torch
+def compare(options: Compare) -> None:
+    """Print or write tables of finished runs."""
+    from ..evaluation.per_class import by_class, confusions  # here, as in other commands, so that --help loads no torch
     from ..report.compare import compared, read_finished, runs_in
 
-    runs, format, out = given.runs, given.format, given.out
+    runs, format, out = options.runs, options.format, options.out
     if not runs:
         raise InputError("No run was named; name one or more, for example: astdistill compare runs/*")
     finished = [read_finished(path) for folder in runs for path in runs_in(folder)]
-    wanted = [part for part, asked in ((by_class, given.per_class), (confusions, given.confusion)) if asked]
-    tables = compared(finished) + [_of(run, part(run.scores)) for run in finished for part in wanted]
+    details = [part for part, chosen in ((by_class, options.per_class), (confusions, options.confusion)) if chosen]
+    tables = compared(finished) + [_with_run_name(run, part(run.scores)) for run in finished for part in details]
     if out is not None and out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file, for example --out {out / 'results.md'}")
     if out is not None:
         check_folder(out, "--out", file=True)
         check_ours(out)
-        write_text(out, signed(_text(tables, format), format))
+        write_text(out, signed(_render(tables, format), format))
         progress.tell(f"Written: {out}")
     elif format == "text":
         Terminal().print(together(tables))
     else:
-        print(printable(_text(tables, format)), end="")
+        print(printable(_render(tables, format)), end="")
 
 
-def _text(tables: Sequence[Tabulation], format: Format) -> str:
-    """The tables as a file has them."""
+def _render(tables: Sequence[Tabulation], format: Format) -> str:
+    """The tables as text in one of the file formats."""
     if format != "text":
         return "\n".join(map(RENDERINGS[format], tables))
-    page = io.StringIO()
-    Terminal(file=page, width=PAGE).print(together(tables))
-    return page.getvalue()
+    buffer = io.StringIO()
+    Terminal(file=buffer, width=PAGE).print(together(tables))
+    return buffer.getvalue()
 
 
 def signed(text: str, format: Format) -> str:
-    """The text with a last line that tells whether it was changed since."""
-    body = text + "\n" * (format == "markdown")  # a comment of Markdown stands by itself
+    """The text with a last line that holds its digest, to detect later changes."""
+    body = text + "\n" * (format == "markdown")  # a Markdown comment needs an empty line before it
     return body + COMMENTS[format].format(f"{SIGNED} {_digest(body)}") + "\n"
 
 
 def check_ours(out: Path) -> None:
-    """Raise InputError where `out` is there, and holds anything else than what this command has written."""
+    """Raise InputError if `out` exists and is not a file that this command has written, unchanged since."""
     if not out.exists():
         return
     check_regular(out)
     text = out.read_text(encoding="utf-8", errors="backslashreplace")
-    last = re.search(rf"^.*{SIGNED} ([0-9a-f]{{12}}).*\n\Z", text, re.MULTILINE)
-    if text and (last is None or _digest(text[: last.start()]) != last[1]):
+    signature = re.search(rf"^.*{SIGNED} ([0-9a-f]{{12}}).*\n\Z", text, re.MULTILINE)
+    if text and (signature is None or _digest(text[: signature.start()]) != signature[1]):
         raise InputError(
             f"--out {out} is there already, and not as astdistill compare wrote it; name another file, for example "
             f"--out {out.with_name(f'{out.stem}-2{out.suffix}')}, or delete that one."
@@ -102,10 +102,10 @@ def check_ours(out: Path) -> None:
 
 
 def _digest(text: str) -> str:
-    written = text.encode("utf-8", "backslashreplace")
-    return hashlib.sha256(written).hexdigest()[:12]
+    encoded = text.encode("utf-8", "backslashreplace")
+    return hashlib.sha256(encoded).hexdigest()[:12]
 
 
-def _of(run: Finished, table: Tabulation) -> Tabulation:
-    """The table of one run with the run in its title."""
+def _with_run_name(run: Finished, table: Tabulation) -> Tabulation:
+    """The table of one run, with the name of the run in its title."""
     return replace(table, title=f"{run.name}: {table.title}")

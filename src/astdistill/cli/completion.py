@@ -1,4 +1,4 @@
-"""What a shell is told when Tab is pressed: click's scripts, with values behind `--flag=` as each shell wants them."""
+"""Shell completion: click's scripts, with values after `--flag=` in the form that each shell expects."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from click.shell_completion import (
 )
 
 VARIABLE = "_ASTDISTILL_COMPLETE"
-"""The environment variable in which a shell asks for completion, as click's scripts do."""
+"""Environment variable by which a shell requests completion, as in click's scripts."""
 BREAKS = ("=", ":")
-"""Where bash cuts a word in two, each of these being a word by itself."""
+"""Characters at which bash splits a word; each becomes a word by itself."""
 Items = list[CompletionItem]
 
 
 class Bash(BashComplete):
-    """bash: words come in pieces, and the last piece alone is replaced."""
+    """bash splits words at some characters, and replaces only the last piece."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The words before the one to complete, and that word, put together again."""
+        """The words before the one to complete, and that word, with split words joined again."""
         words, incomplete = super().get_completion_args()
         joined: list[str] = []
-        before = ""
+        previous = ""
         for word in [*words, incomplete]:
-            if joined and (word in BREAKS or before in BREAKS):
+            if joined and (word in BREAKS or previous in BREAKS):
                 joined[-1] += word
             else:
                 joined.append(word)
-            before = word
+            previous = word
         return joined[:-1], joined[-1]
 
     def get_completions(self, args: list[str], incomplete: str) -> Items:
-        """What the last word may become, or nothing."""
-        return _quietly(super().get_completions, args, incomplete)
+        """The completions of the last word."""
+        return _completions_or_none(super().get_completions, args, incomplete)
 
 
 class Zsh(ZshComplete):
-    """zsh: the whole word is replaced."""
+    """zsh replaces the whole word."""
 
     def get_completions(self, args: list[str], incomplete: str) -> Items:
-        """What the last word may become, or nothing."""
-        return _whole(_quietly(super().get_completions, args, incomplete), incomplete)
+        """The completions of the last word."""
+        return _with_flag_prefix(_completions_or_none(super().get_completions, args, incomplete), incomplete)
 
 
 class Fish(FishComplete):
-    """fish: the whole word is replaced."""
+    """fish replaces the whole word."""
 
     def get_completions(self, args: list[str], incomplete: str) -> Items:
-        """What the last word may become, or nothing."""
-        return _whole(_quietly(super().get_completions, args, incomplete), incomplete)
+        """The completions of the last word."""
+        return _with_flag_prefix(_completions_or_none(super().get_completions, args, incomplete), incomplete)
 
 
-def _quietly(completions: Any, args: list[str], incomplete: str) -> Items:
-    """Nothing where the words before are wrong: whoever presses Tab is still typing, and an error would be printed into
-    the line."""
+def _completions_or_none(completions: Any, args: list[str], incomplete: str) -> Items:
+    """The completions, or none if earlier words are invalid: an error would be printed into the line that is being
+    typed."""
     from ..runtime.errors import InputError
 
     try:
@@ -69,8 +69,8 @@ def _quietly(completions: Any, args: list[str], incomplete: str) -> Items:
         return []
 
 
-def _whole(items: Items, incomplete: str) -> Items:
-    """The items with the flag and the equals sign that the word begins with, if it does."""
+def _with_flag_prefix(items: Items, incomplete: str) -> Items:
+    """The items with the flag and the equals sign that the incomplete word begins with, if any."""
     name, equals, _ = incomplete.partition("=")
     if not equals or not name.startswith("-"):
         return items
@@ -78,7 +78,8 @@ def _whole(items: Items, incomplete: str) -> Items:
 
 
 def complete(cli: click.Command, instruction: str) -> int:
-    """Print the script of a shell (`bash_source`), or what a word may become (`bash_complete`); the exit code."""
+    """Print a shell's script (`bash_source`) or the completions of a word (`bash_complete`), and return the exit
+    code."""
     for kind in (Bash, Zsh, Fish):
         add_completion_class(kind)
     return shell_complete(cli, {}, "astdistill", VARIABLE, instruction)

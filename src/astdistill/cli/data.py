@@ -1,4 +1,4 @@
-"""What was read of the data, on the console that tells of progress."""
+"""Messages about the data that were read, on the console of progress messages."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from ..data.description import COLUMNS, Description, item
 from ..runtime import progress
 
 FLAG_COLUMNS = 35
-WHY = " " * (FLAG_COLUMNS + 4)
-"""What stands before a reason in lines of its own."""
+INDENT = " " * (FLAG_COLUMNS + 4)
+"""Indentation of a reason on lines below its flag."""
 
 
 def tell(description: Description) -> None:
-    """Say what was read, in full; of a quiet command, only what is odd."""
+    """Print the full description of the data; if the command is quiet, only its warnings."""
     if progress.is_quiet():
-        _warn(description)
+        _print_warnings(description)
     else:
         plain(description.text())
 
 
 def tell_briefly(description: Description) -> None:
-    """Say in one line what was read, and what is odd; of a quiet command, the latter alone."""
+    """Print one line about the data, and the warnings; if the command is quiet, only the warnings."""
     if not progress.is_quiet():
         plain(f"Data: {description.line}")
-    _warn(description)
+    _print_warnings(description)
 
 
 def plain(text: str) -> None:
-    """Write lines as they are."""
+    """Print text without markup or highlighting."""
     progress.console().print(text, markup=False, highlight=False)
 
 
-def chosen(flag: str, why: str) -> list[str]:
-    """A flag with its value and why it has it, in lines of at most 80 columns."""
+def chosen(flag: str, reason: str) -> list[str]:
+    """A flag with its value and the reason for it, in lines of at most 80 columns."""
     if len(flag) > FLAG_COLUMNS:
-        return [f"  {flag}", *textwrap.wrap(why, COLUMNS, initial_indent=WHY, subsequent_indent=WHY)]
-    return textwrap.wrap(why, COLUMNS, initial_indent=f"  {flag:<{FLAG_COLUMNS}}  ", subsequent_indent=WHY)
+        return [f"  {flag}", *textwrap.wrap(reason, COLUMNS, initial_indent=INDENT, subsequent_indent=INDENT)]
+    return textwrap.wrap(reason, COLUMNS, initial_indent=f"  {flag:<{FLAG_COLUMNS}}  ", subsequent_indent=INDENT)
 
 
-def _warn(description: Description) -> None:
+def _print_warnings(description: Description) -> None:
     for warning in description.warnings:
         plain("\n".join(item("warning", warning)))

@@ -32,14 +32,14 @@ from .findings import Finding, guarded, table, verdict
 from .flags import Word
 
 STEPS, STOPPED, ENDS = 24, 9, 6
-"""Outer steps, where the second run is stopped, and how many steps are averaged at each end."""
+"""Outer steps, the step at which the second run is stopped, and the number of steps averaged at each end."""
 TRIAL = "self-check"
 
 
 def trial() -> Iterator[Finding]:
-    """Distils digits to ten images on the CPU, once in one go and once in two: the loss must fall, and the bits must
-    agree."""
-    began = time.perf_counter()
+    """Distil digits to ten images on the CPU, once without a stop and once with a stop and a resume. The loss must
+    fall, and the results must be bitwise equal."""
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="astdistill-doctor-") as name, quietly():
         folder = Path(name)
         dataset = load_dataset("digits", per_class=30)
@@ -49,17 +49,17 @@ def trial() -> Iterator[Finding]:
         )
         method = AST.replace(step=TrajectoryMatching(syn_steps=8, max_start_epoch=3))
         settings = DistillSettings(iterations=STEPS, lr_img=30.0, lr_init=0.05, augmentation="")
-        once = distill(dataset, experts, method=method, settings=settings, out=folder / "once")
+        full = distill(dataset, experts, method=method, settings=settings, out=folder / "once")
         distill(dataset, experts, method=method, settings=settings.replace(iterations=STOPPED), out=folder / "twice")
-        twice = distill(dataset, experts, method=method, settings=settings, out=folder / "twice")
+        resumed = distill(dataset, experts, method=method, settings=settings, out=folder / "twice")
         losses = [float(line["loss"]) for line in read_lines(RunDir(folder / "once").metrics)]
-    seconds = time.perf_counter() - began
-    equal = all(torch.equal(getattr(once, part), getattr(twice, part)) for part in ("images", "targets", "lr"))
+    seconds = time.perf_counter() - start
+    equal = all(torch.equal(getattr(full, part), getattr(resumed, part)) for part in ("images", "targets", "lr"))
     yield judged(losses, equal, seconds)
 
 
 def judged(losses: list[float], equal: bool, seconds: float) -> Finding:
-    """The finding: finite losses, lower at the end than at the start, and equal bits after a stop."""
+    """The finding: good if the losses are finite and fall, and the results after a stop are bitwise equal."""
     first, last = statistics.fmean(losses[:ENDS]), statistics.fmean(losses[-ENDS:])
     if not all(map(math.isfinite, losses)):
         fault = "the loss is not finite"
@@ -102,10 +102,10 @@ class Doctor(Record):
 
 
 @command("doctor")
-def doctor(given: Doctor) -> int:
-    """The exit code: 0 where astdistill works on this machine, 1 where something has to be mended first. Shows what was
-    found."""
-    looked_at = {
+def doctor(options: Doctor) -> int:
+    """Run the checks, and print the findings. Returns the exit code: 0 if astdistill works on this machine, 1 if
+    something must be fixed first."""
+    checks_by_name = {
         "versions": checks.versions,
         "memory": checks.memory,
         "disk": checks.disks,
@@ -114,22 +114,22 @@ def doctor(given: Doctor) -> int:
         "engine": checks.engine,
         "torch.compile": checks.compiler,
         "extras": checks.extras,
-        "data": lambda: checks.data(given.network),
+        "data": lambda: checks.data(options.network),
         TRIAL: trial,
     }
-    if given.verify_data:
-        looked_at = {f"data {source}": partial(checks.verified, source) for source in given.verify_data}
-    if given.store is not None:
-        looked_at = {"store": partial(checks.store, given.store)}
-    if given.cluster is not None:
-        looked_at = {"cluster": partial(checks.nodes, given.cluster, Path.cwd())}
+    if options.verify_data:
+        checks_by_name = {f"data {source}": partial(checks.verified, source) for source in options.verify_data}
+    if options.store is not None:
+        checks_by_name = {"store": partial(checks.store, options.store)}
+    if options.cluster is not None:
+        checks_by_name = {"cluster": partial(checks.nodes, options.cluster, Path.cwd())}
     findings: list[Finding] = []
     console = Terminal(stderr=True)
-    for name, check in looked_at.items():
-        with console.status(f"looking at: {name}"), using(given.engine):
+    for name, check in checks_by_name.items():
+        with console.status(f"looking at: {name}"), using(options.engine):
             findings += guarded(name, check)
     broken = any(finding.state == "bad" for finding in findings)
-    if given.as_json:
+    if options.as_json:
         print(json.dumps({"works": not broken, "findings": [finding.to_json() for finding in findings]}, indent=2))
     else:
         Terminal(markup=True).print(table(findings))

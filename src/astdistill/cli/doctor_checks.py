@@ -1,4 +1,4 @@
-"""What `astdistill doctor` looks at: engines, compilers, GPUs, versions, memory, disks, data and the nodes of a
+"""The checks of `astdistill doctor`: engines, compilers, GPUs, versions, memory, disks, data and the nodes of a
 cluster."""
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ TIMED = "convnet-d3", 32
 
 
 def kernels() -> Iterator[Finding]:
-    """Whether the native engine's kernels can be made, and whether what they compute is right."""
+    """Whether the native engine's kernels can be built and compute correct results."""
     advice = f"{ADVICE}; until then torch's own derivatives take several times as long"
     try:
         library = make()
     except KernelError as error:
         yield Finding(name="native engine", state="note", text=f"not available: {error}", advice=advice)
         return
-    model, given = _problem("convnet-d2-w32", 4)
+    model, inputs = _problem("convnet-d2-w32", 4)
     module = model.module
     blocks = blocks_of(module, SHAPE)
     assert blocks is not None
-    ours = NativeEngine(model, blocks, library, Workspace()).directional(*given)
-    theta, direction, images, targets = (part.double() for part in given)
-    exact = EagerEngine(FlatModel(module.double())).directional(theta, direction, images, targets)
-    cosine = min(_cosine(ours.theta, exact.theta), _cosine(ours.images, exact.images))
+    native = NativeEngine(model, blocks, library, Workspace()).directional(*inputs)
+    theta, direction, images, targets = (part.double() for part in inputs)
+    reference = EagerEngine(FlatModel(module.double())).directional(theta, direction, images, targets)
+    cosine = min(_cosine(native.theta, reference.theta), _cosine(native.images, reference.images))
     text = f"{described(library)}, {lanes(library)} channels at once; cosine with torch in float64: {cosine:.8f}"
     advice = f"set {VARIABLE}=eager, and report this with your compiler's version"
     yield judged("native engine", cosine >= LEAST_COSINE, text, advice)
 
 
 def _devices() -> list[str]:
-    """The kinds of devices that torch can use here."""
+    """The types of devices that torch can use on this machine."""
     if torch.cuda.is_available():
         return ["cpu", "cuda"]
     return ["cpu"]
@@ -75,15 +75,15 @@ def _devices() -> list[str]:
 
 def compiler() -> Iterator[Finding]:
     """Whether torch.compile works, on the CPU and on a GPU if there is one."""
-    needs = {"cpu": "a C++ compiler (g++)", "cuda": "triton and a C compiler"}
+    requirements = {"cpu": "a C++ compiler (g++)", "cuda": "triton and a C compiler"}
     for device in _devices():
         name = f"torch.compile, {device}"
         numbers = torch.linspace(0, 1, 64, device=device)
         try:
             compiled = torch.compile(_curve, fullgraph=True)(numbers)
-        except Exception as error:  # whatever the compilers below torch raise
+        except Exception as error:  # the compilers that torch calls raise many unrelated types
             text = f"does not work: {type(error).__name__}: {shortened(str(error))}"
-            advice = f"it needs {needs[device]}; without it --engine compiled runs as eager"
+            advice = f"it needs {requirements[device]}; without it --engine compiled runs as eager"
             yield Finding(name=name, state="note", text=text, advice=advice)
             continue
         right, fault = torch.allclose(compiled, _curve(numbers)), "gives other numbers than torch itself"
@@ -103,29 +103,29 @@ def gpus() -> Iterator[Finding]:
         yield Finding(name="GPU", state="note", text=f"none; {build}; everything runs on the CPU")
         return
     for number in range(torch.cuda.device_count()):
-        free, whole = torch.cuda.mem_get_info(number)
-        room = f"{size(free)} of {size(whole)} free"
-        text = f"{torch.cuda.get_device_name(number)}, {room}; use it with --device cuda:{number}"
+        free, total = torch.cuda.mem_get_info(number)
+        memory_text = f"{size(free)} of {size(total)} free"
+        text = f"{torch.cuda.get_device_name(number)}, {memory_text}; use it with --device cuda:{number}"
         yield Finding(name=f"GPU {number}", state="good", text=text)
 
 
 def engine() -> Iterator[Finding]:
-    """The engine that is taken on each kind of device, and its rate."""
-    asked = "chosen by auto"
+    """The engine that is chosen on each type of device, and its speed."""
+    chosen_by = "chosen by auto"
     if os.environ.get(VARIABLE, "auto") != "auto":
-        asked = f"${VARIABLE} asks for it"
-    before = load()
+        chosen_by = f"${VARIABLE} asks for it"
+    load_before = load()
     for device in _devices():
         model, (theta, _, images, targets) = _problem(*TIMED, device=device)
-        taken = engine_of(model)
-        seconds = _fastest(lambda: taken.gradient(theta, images, targets), device)  # noqa: B023  (called at once)
+        selected = engine_of(model)
+        seconds = _fastest(lambda: selected.gradient(theta, images, targets), device)  # noqa: B023  (called at once)
         name = engine_name(model, theta, images)
         text = (
-            f"{name} ({asked}): {TIMED[1] / seconds:,.0f} images a second, "
+            f"{name} ({chosen_by}): {TIMED[1] / seconds:,.0f} images a second, "
             f"gradient of {TIMED[0]}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads, {instructions()}"
         )
-        if device == "cpu" and crowded(before):
-            text += f", beside other work (load average {before:.1f})"
+        if device == "cpu" and crowded(load_before):
+            text += f", beside other work (load average {load_before:.1f})"
         if name != "eager" or device != "cpu":
             yield Finding(name=f"engine, {device}", state="good", text=text)
             continue
@@ -136,19 +136,19 @@ def engine() -> Iterator[Finding]:
 
 
 def _fastest(step: Any, device: str) -> float:
-    taken = []
+    durations = []
     for _ in range(4):
-        began = time.perf_counter()
+        start = time.perf_counter()
         step()
         if device == "cuda":
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return min(taken[1:])
+        durations.append(time.perf_counter() - start)
+    return min(durations[1:])
 
 
 def _problem(name: str, batch: int, device: str = "cpu") -> tuple[FlatModel, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """A network, and θ, a direction, images and targets for it."""
-    chosen()  # an unknown engine is an InputError here already
+    """A network, and its parameters θ, a random direction, random images and targets."""
+    chosen()  # raises InputError for an unknown engine
     with seeded(0, "doctor"):
         model = FlatModel(build_model(name, SHAPE, CLASSES).to(device))
     generator = rng(0, "doctor")
@@ -167,7 +167,7 @@ SHOWN = ("torch", "numpy", "safetensors", "datasets")
 
 
 def versions() -> Iterator[Finding]:
-    """The versions, and whether each required package is there in a version that is allowed."""
+    """The installed versions, and whether each required package has an allowed one."""
     try:
         required = _required("")
     except importlib.metadata.PackageNotFoundError:
@@ -176,7 +176,7 @@ def versions() -> Iterator[Finding]:
             name="versions", state="note", text=text, advice="pip install -e . in its folder checks what it needs"
         )
         return
-    faults = [fault for each in required if (fault := _fault(each))]
+    faults = [fault for each in required if (fault := _requirement_fault(each))]
     installed = [f"{name} {version}" for name in (PACKAGE, *SHOWN) if (version := version_of(name))]
     text = ", ".join([f"Python {platform.python_version()}", *installed])
     yield judged("versions", not faults, "; ".join([text, *faults]), f"pip install --upgrade {PACKAGE}")
@@ -189,101 +189,101 @@ def extras() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         return
     for name in sorted(names):
-        faults = [fault for each in _required(name) if (fault := _fault(each))]
+        faults = [fault for each in _required(name) if (fault := _requirement_fault(each))]
         packages = ", ".join(f"{each.name} {version_of(each.name)}" for each in _required(name))
         advice = f"pip install '{PACKAGE}[{name}]'"
         yield judged(f"extra {name}", not faults, packages, advice, "note", fault="; ".join(faults))
 
 
 def _required(extra: str) -> list[Requirement]:
-    """What the extra needs, or with "" what the package itself needs, on this system."""
+    """The requirements of the extra on this system, or with "" those of the package itself."""
     declared = [Requirement(text) for text in importlib.metadata.requires(PACKAGE) or []]
-    plain = [each for each in declared if each.marker is None or each.marker.evaluate({"extra": ""})]
+    core = [each for each in declared if each.marker is None or each.marker.evaluate({"extra": ""})]
     if not extra:
-        return plain
-    others = [each for each in declared if each not in plain]
+        return core
+    others = [each for each in declared if each not in core]
     return [each for each in others if each.marker and each.marker.evaluate({"extra": extra})]
 
 
-def _fault(wanted: Requirement) -> str:
-    """What is wrong with an installed package, or nothing."""
-    version = version_of(wanted.name)
+def _requirement_fault(requirement: Requirement) -> str:
+    """What is wrong with the installed package, or an empty text."""
+    version = version_of(requirement.name)
     if version is None:
-        return f"{wanted.name} is not installed"
-    if wanted.specifier.contains(version, prereleases=True):
+        return f"{requirement.name} is not installed"
+    if requirement.specifier.contains(version, prereleases=True):
         return ""
-    return f"{wanted.name} {version} is not {wanted.specifier}"
+    return f"{requirement.name} {version} is not {requirement.specifier}"
 
 
-LEAST = 10**9
-"""Bytes of free memory, and of free disk, below which even small runs fail."""
+MIN_FREE_BYTES = 10**9
+"""Bytes of free memory, and of free disk space, below which even small runs fail."""
 
 
 def memory() -> Iterator[Finding]:
-    """Cores, and the memory that this process may still take."""
+    """The cores and the free memory that this process may use."""
     free = free_memory()
     if free is None:
         text = f"{many(cores(), 'core')}; this system does not say how much memory is free"
         yield Finding(name="memory", state="note", text=text)
         return
     text = f"{size(free)} free, {many(cores(), 'core')} that this process may use"
-    yield judged("memory", free >= LEAST, text, "close other programs, or raise the container's limit")
+    yield judged("memory", free >= MIN_FREE_BYTES, text, "close other programs, or raise the container's limit")
 
 
 def disks() -> Iterator[Finding]:
-    """Room and permission where runs, experts and the cache are written."""
-    wanted = {
+    """Free space and permissions where runs, experts and the cache are written."""
+    folders = {
         "disk, runs": Path.cwd(),
         "disk, experts": ExpertSettings().store.absolute(),
         "disk, cache": cache_folder().absolute(),
     }
-    for name, place in wanted.items():
-        yield from disk(name, place)
+    for name, folder in folders.items():
+        yield from disk(name, folder)
 
 
-def disk(name: str, place: Path) -> Iterator[Finding]:
-    """Room and permission at one place, which may not be there yet."""
-    there = next(folder for folder in (place, *place.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    text = f"{size(free)} free at {place}"
-    if name == "disk, cache" and place.is_dir():
-        text += f"; the cache holds {size(_held(place))}"
-    if not there.is_dir():
-        yield Finding(name=name, state="bad", text=f"{there} is a file, not a folder", advice="move it away")
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield Finding(name=name, state="bad", text=f"{there} cannot be written to", advice=_elsewhere(name))
+def disk(name: str, path: Path) -> Iterator[Finding]:
+    """Free space and permissions at a path, which may not exist yet."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{size(free)} free at {path}"
+    if name == "disk, cache" and path.is_dir():
+        text += f"; the cache holds {size(_folder_size(path))}"
+    if not existing.is_dir():
+        yield Finding(name=name, state="bad", text=f"{existing} is a file, not a folder", advice="move it away")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding(name=name, state="bad", text=f"{existing} cannot be written to", advice=_space_advice(name))
     else:
-        yield judged(name, free >= LEAST, text, _elsewhere(name))
+        yield judged(name, free >= MIN_FREE_BYTES, text, _space_advice(name))
 
 
 def store(root: Path) -> Iterator[Finding]:
-    """Whether experts can be read and put below a folder, or an address."""
+    """Whether experts can be read from and written to a folder or an address."""
     check_root(root)
     if not isinstance(root, Url):
         yield from disk("disk, experts", root.absolute())
         return
-    began = time.perf_counter()
+    start = time.perf_counter()
     Objects(root).check_writable()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     stores = CloudFiles(root).stores(RECIPE)
     text = f"{root} can be listed and written to, and no object replaces another ({1000 * seconds:.0f} ms a request)"
     yield Finding(name="store", state="good", text=f"{text}; it holds {len(stores)} kinds of experts")
 
 
-def _elsewhere(name: str) -> str:
-    others = {
+def _space_advice(name: str) -> str:
+    advice = {
         "disk, cache": "set ASTDISTILL_CACHE to a folder elsewhere",
         "disk, experts": "name one elsewhere with --experts.store FOLDER",
     }
-    return others.get(name, "free some space, or name one elsewhere with --out FOLDER")
+    return advice.get(name, "free some space, or name one elsewhere with --out FOLDER")
 
 
-def _held(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def data(network: bool) -> Iterator[Finding]:
-    """Named sets in the folder `ASTDISTILL_DATA`, and, if asked for, whether the hub answers."""
+    """The data sets in the folder `ASTDISTILL_DATA`, and with `network` whether the Hugging Face hub answers."""
     root = os.environ.get("ASTDISTILL_DATA")
     if not root:
         advice = "set ASTDISTILL_DATA to a folder with cifar100/ and others in it, or let the hub be asked"
@@ -292,15 +292,15 @@ def data(network: bool) -> Iterator[Finding]:
         text = f"ASTDISTILL_DATA names {folder}, which is no folder"
         yield Finding(name="data", state="bad", text=text, advice="correct it, or unset it to let the hub be asked")
     else:
-        known = *HUB, "imagenet"
-        sets = ", ".join(name for name in known if (folder / name).is_dir())
-        fault = f"none of {', '.join(known)} is in {folder}"
+        names = *HUB, "imagenet"
+        sets = ", ".join(name for name in names if (folder / name).is_dir())
+        fault = f"none of {', '.join(names)} is in {folder}"
         yield judged("data", bool(sets), f"{sets} in {folder}", "", "note", fault)
     if network:
-        yield _hub()
+        yield _check_hub()
 
 
-def _hub() -> Finding:
+def _check_hub() -> Finding:
     from huggingface_hub import HfApi
 
     try:
@@ -314,48 +314,50 @@ def _hub() -> Finding:
 
 
 def verified(source: str) -> Iterator[Finding]:
-    """Reads every byte of a source and of the cache's entry, which is made again where it is not whole."""
+    """Read every byte of a source and of its cache entry, which is rebuilt if it is damaged or incomplete."""
     dataset = load_dataset(source, memory="uint8", verify=True)
     text = f"every byte read: {len(dataset.train):,} training images, fingerprint {dataset.fingerprint}"
     yield Finding(name=f"data {source}", state="good", text=text)
 
 
-SAID = "Python", "astdistill", "torch", "numpy", "instruction set", "engine", "compiler", "cores"
+NODE_FACTS = "Python", "astdistill", "torch", "numpy", "instruction set", "engine", "compiler", "cores"
 
 
 def nodes(address: str, folder: Path) -> Iterator[Finding]:
-    """Each node that takes jobs: what it computes with, and whether it shares `folder` with this process, and its
-    locks. Raises InputError where there is no cluster."""
+    """Each node that takes jobs: its software, and whether `folder` and its file locks are shared with this process.
+    Raises InputError if there is no cluster."""
     cluster = Cluster(address, mixed=True, probe=partial(engine_here, chosen()))
     with clustered(cluster):
         cluster.join()
-        able = [site for site in sites() if site.places(1, gpu=False)]
-        here, told, shared = facts(cluster.probe), cluster.look(able), seen_by(able, folder)
-        yield judged("cluster", bool(able), f"{len(able)} nodes that take jobs", "ray start --num-cpus 1", fault="none")
-        for site in able:
-            yield _computes(site, told[site], here)
-            yield _shares(site, shared[site], folder)
+        usable = [site for site in sites() if site.places(1, gpu=False)]
+        local, remote, shared = facts(cluster.probe), cluster.look(usable), seen_by(usable, folder)
+        yield judged(
+            "cluster", bool(usable), f"{len(usable)} nodes that take jobs", "ray start --num-cpus 1", fault="none"
+        )
+        for site in usable:
+            yield _check_software(site, remote[site], local)
+            yield _check_shared_folder(site, shared[site], folder)
 
 
-def _computes(site: Site, told: Mapping[str, str], here: Mapping[str, str]) -> Finding:
+def _check_software(site: Site, remote: Mapping[str, str], local: Mapping[str, str]) -> Finding:
     """Versions, engine, instruction set and compiler of a node."""
     name = f"node {site.number[:8]}"
-    if "fault" in told:
+    if "fault" in remote:
         advice = "install the same astdistill there, or take the node out: ray stop"
-        return Finding(name=name, state="bad", text=f"{site}: {told['fault']}", advice=advice)
-    words = ", ".join(f"{word} {told[word]}" for word in SAID if word in told)
-    fault = differences(told, here)
+        return Finding(name=name, state="bad", text=f"{site}: {remote['fault']}", advice=advice)
+    listed = ", ".join(f"{fact} {remote[fact]}" for fact in NODE_FACTS if fact in remote)
+    fault = differences(remote, local)
     advice = "give it the same as here, or accept results that depend on the node with --allow-mixed"
-    return judged(name, not fault, f"{site}: {words}", advice, fault=f"{site} would compute other bits: {fault}")
+    return judged(name, not fault, f"{site}: {listed}", advice, fault=f"{site} would compute other bits: {fault}")
 
 
-def _shares(site: Site, told: Mapping[str, str], folder: Path) -> Finding:
+def _check_shared_folder(site: Site, remote: Mapping[str, str], folder: Path) -> Finding:
     """Whether a node sees the folder of this process, and a lock in it."""
     name = f"node {site.number[:8]}, folder"
-    if told["seen"] != "yes":
+    if remote["seen"] != "yes":
         advice = "run in a folder that all nodes share; scores need none, experts do (or --shard)"
         return Finding(name=name, state="note", text=f"{folder} is not shared with {site.host}", advice=advice)
-    good = told["locked"] == "yes"
-    fault = f"{folder} is shared, but a lock of this process is not seen on {site.host}: {told['locked']}"
+    good = remote["locked"] == "yes"
+    fault = f"{folder} is shared, but a lock of this process is not seen on {site.host}: {remote['locked']}"
     advice = "do not fill one store by two commands at once; one command needs no locks between nodes"
     return judged(name, good, f"{folder} is shared, and locks are seen", advice, "note", fault)

@@ -1,4 +1,4 @@
-"""`astdistill evaluate`: from a distilled file to its scores."""
+"""`astdistill evaluate`: scores of a distilled set."""
 
 from __future__ import annotations
 
@@ -113,246 +113,254 @@ class Evaluate(Record):
 
 
 @command("evaluate")
-def evaluate(given: Evaluate) -> None:
-    """Show scores; the page of the set's run shows them too."""
+def evaluate(options: Evaluate) -> None:
+    """Evaluate a set, print the scores, and update the page of its run."""
     with (
-        using(given.engine),
-        limited(given.threads or own_threads()),
-        on_cluster(given.cluster, given.threads, given.allow_mixed),
+        using(options.engine),
+        limited(options.threads or own_threads()),
+        on_cluster(options.cluster, options.threads, options.allow_mixed),
         ExitStack() as stack,
     ):
-        if (there := used()) is not None:
-            there.connect(gpu=settled_device(given.device) != "cpu")
-        run = RunDir(_evaluate(given, stack)).home()
-    if run and _shown(run) and (page := renew_page(run.folder)):
+        if (cluster := used()) is not None:
+            cluster.connect(gpu=settled_device(options.device) != "cpu")
+        run = RunDir(_evaluate(options, stack)).home()
+    if run and _can_show(run) and (page := renew_page(run.folder)):
         Terminal().print(f"Look at:   {page}", highlight=False)
 
 
-def _shown(run: RunDir) -> bool:
-    """Whether the set can be shown on a page: a compact one has no whitening to undo."""
+def _can_show(run: RunDir) -> bool:
+    """Whether the set can be shown on a page. A compact set lacks the whitening matrix that must be inverted."""
     return load(run.synthetic).preprocessing.whole
 
 
-def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
-    """The folder that the scores lie in, which is this process's alone until `stack` is closed; of several, the
-    last."""
-    check_device(given.device)
-    check_gamma(given.gamma)
-    check_once("--architectures", given.architectures)
-    check_once("--baselines", given.baselines)
-    check_single(given.path, "evaluate")
-    if given.temperature != 1 and TAUGHT not in given.baselines:
+def _evaluate(options: Evaluate, stack: ExitStack) -> Path:
+    """Evaluate the set, and return the folder of the scores; of several folders, the last. They are locked for this
+    process until `stack` is closed."""
+    check_device(options.device)
+    check_gamma(options.gamma)
+    check_once("--architectures", options.architectures)
+    check_once("--baselines", options.baselines)
+    check_single(options.path, "evaluate")
+    if options.temperature != 1 and TAUGHT not in options.baselines:
         raise InputError(
-            f"--temperature {given.temperature:g} was given, but no row has a teacher's labels; add teacher to "
+            f"--temperature {options.temperature:g} was given, but no row has a teacher's labels; add teacher to "
             "--baselines, or leave --temperature out."
         )
-    if given.full_epochs is not None and "full" not in given.baselines and not given.ranking:
+    if options.full_epochs is not None and "full" not in options.baselines and not options.ranking:
         raise InputError(
-            f"--full-epochs {given.full_epochs} was given, but nothing is trained on full data; add full to "
+            f"--full-epochs {options.full_epochs} was given, but nothing is trained on full data; add full to "
             "--baselines, or leave --full-epochs out."
         )
-    wanted = [(each, recipe, _networks(each, recipe)) for each, recipe in _by_protocol(given)]
-    for each, _, _ in wanted:
+    requested = [(each, recipe, _network_count(each, recipe)) for each, recipe in _by_protocol(options)]
+    for each, _, _ in requested:
         if each.out is not None:
             check_folder(each.out, "--out")
-            check_place(each.out, given.path)
-    synthetic, dataset = _loaded(given)
-    decide = [partial(_place, *each, synthetic) for each in wanted]
-    for place in [each() for each in decide]:  # what one protocol refuses is said before a folder of another is there
+            check_place(each.out, options.path)
+    synthetic, dataset = _load_data(options)
+    finders = [partial(_find_place, *each, synthetic) for each in requested]
+    for place in [each() for each in finders]:  # errors of any protocol are raised before a folder is made
         check_folder(place.folder, "--out")
-    places = [_taken(each, stack) for each in decide]  # before a teacher is trained: a second process is told
+    places = [_lock_place(each, stack) for each in finders]  # before a teacher is trained: a second process fails early
     teacher = None
-    if TAUGHT in given.baselines or any(recipe.temperature for _, recipe, _ in wanted):
-        teacher = _teacher(given, dataset, synthetic.model)
+    if TAUGHT in options.baselines or any(recipe.temperature for _, recipe, _ in requested):
+        teacher = _teacher(options, dataset, synthetic.model)
     evaluated = []
-    for (each, recipe, networks), place in zip(wanted, places, strict=True):
-        common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": place.folder}
-        common |= {"seed": given.seed, "workers": given.workers}
-        evaluated.append(_under(each, recipe, synthetic, dataset, teacher, common, place.scores))
-    if given.protocol == "all":
-        for shown in across_protocols(evaluated):
-            _show(shown)
+    for (each, recipe, networks), place in zip(requested, places, strict=True):
+        common: dict[str, Any] = {"model": options.architectures or None, "seeds": networks, "out": place.folder}
+        common |= {"seed": options.seed, "workers": options.workers}
+        evaluated.append(_evaluate_protocol(each, recipe, synthetic, dataset, teacher, common, place.scores))
+    if options.protocol == "all":
+        for tabulation in across_protocols(evaluated):
+            _show(tabulation)
     return places[-1].folder
 
 
-def _by_protocol(given: Evaluate) -> list[tuple[Evaluate, EvalRecipe]]:
-    """What to evaluate under each protocol, and its recipe. Raises InputError for what all of them together cannot
-    have."""
-    if given.protocol != "all":
-        _without_teacher(given, recipe := _recipe(given))
-        check_taught(recipe, given.baselines)
-        return [(given, recipe)]
-    asked = {
-        "--lr search": given.lr == "search",
-        "--ranking": given.ranking,
-        "--continual": given.continual is not None,
+def _by_protocol(options: Evaluate) -> list[tuple[Evaluate, EvalRecipe]]:
+    """The options and the recipe of each protocol to evaluate. Raises InputError for options that --protocol all does
+    not allow."""
+    if options.protocol != "all":
+        _check_no_teacher(options, recipe := _recipe(options))
+        check_taught(recipe, options.baselines)
+        return [(options, recipe)]
+    single_protocol = {
+        "--lr search": options.lr == "search",
+        "--ranking": options.ranking,
+        "--continual": options.continual is not None,
     }
-    for flag in [flag for flag, there in asked.items() if there]:
+    for flag in [flag for flag, is_set in single_protocol.items() if is_set]:
         raise InputError(f"{flag} was given with --protocol all; name one protocol for it, for example --protocol mtt.")
     evaluated = []
     for name in ALL:
-        changes: dict[str, Any] = {"protocol": name, "out": given.out and given.out / name}
-        if protocol(name).temperature:  # under which all rows have a teacher's labels
-            changes["baselines"] = tuple(each for each in given.baselines if each != TAUGHT)
-        if protocol(name).steps:  # which has no epochs to change
+        changes: dict[str, Any] = {"protocol": name, "out": options.out and options.out / name}
+        if protocol(name).temperature:  # all rows have a teacher's labels
+            changes["baselines"] = tuple(each for each in options.baselines if each != TAUGHT)
+        if protocol(name).steps:  # it counts steps and has no epochs to change
             changes |= {"epochs": None, "full_epochs": None}
-        each = given.replace(**changes)
+        each = options.replace(**changes)
         evaluated.append((each, _recipe(each)))
     return evaluated
 
 
-def _under(
-    given: Evaluate,
+def _evaluate_protocol(
+    options: Evaluate,
     recipe: EvalRecipe,
     synthetic: SyntheticSet,
     dataset: Dataset,
     teacher: Teacher | None,
     common: dict[str, Any],
-    there: Scores | None,
+    existing: Scores | None,
 ) -> Scores:
-    """The scores under one protocol, those that are `there` already if they have all, and what else was asked for,
-    shown as it is known."""
+    """Evaluate under one protocol, print each table when it is known, and return the scores. `existing` scores, which
+    have all requested rows, are taken as they are."""
     rates: dict[str, SearchedRate] = {}
-    if there is not None:
-        rates = there.rates
-    elif given.lr == "search":
+    if existing is not None:
+        rates = existing.rates
+    elif options.lr == "search":
         rates = search_rates(synthetic, dataset, recipe, **common)
     if rates:
         _show(rates_table(rates, recipe.augmented(synthetic.augmentation)))
     common["rates"] = rates
-    scores = there or evaluate_all(synthetic, dataset, recipe, baselines=given.baselines, teacher=teacher, **common)
-    wanted = [(table, True), (by_class, given.per_class), (confusions, given.confusion), (taught_table, True)]
-    for shown in [part(scores) for part, asked in wanted if asked]:
-        _show(shown)
-    _go_on(given, synthetic, dataset, recipe, common)
+    scores = existing or evaluate_all(
+        synthetic, dataset, recipe, baselines=options.baselines, teacher=teacher, **common
+    )
+    parts = [(table, True), (by_class, options.per_class), (confusions, options.confusion), (taught_table, True)]
+    for tabulation in [part(scores) for part, requested in parts if requested]:
+        _show(tabulation)
+    _measure_extras(options, synthetic, dataset, recipe, common)
     Terminal().print(f"Numbers:   {RunDir(common['out']).scores}", highlight=False)
     return scores
 
 
-def _loaded(given: Evaluate) -> tuple[SyntheticSet, Dataset]:
-    """The set and its data. Raises InputError where they do not allow what was asked for."""
-    synthetic = load(given.path)
-    source = given.data
+def _load_data(options: Evaluate) -> tuple[SyntheticSet, Dataset]:
+    """The set and its data. Raises InputError if they do not allow what was requested."""
+    synthetic = load(options.path)
+    source = options.data
     if source is None:
         source = synthetic.data.source
-    dataset = load_dataset(synthetic.data.replace(source=source), device=given.device)
-    _tell_where(given, dataset, synthetic.model)
+    dataset = load_dataset(synthetic.data.replace(source=source), device=options.device)
+    _print_device(options, dataset, synthetic.model)
     tell_briefly(Description.of(dataset, synthetic.ipc))
     if not synthetic.preprocessing.whole:
         synthetic = synthetic.completed(dataset.preprocessing)
-    if given.confusion:
+    if options.confusion:
         check_confusion(dataset.classes)
-    if given.continual is not None:
-        check_steps(given.continual, dataset)
+    if options.continual is not None:
+        check_steps(options.continual, dataset)
     return synthetic, dataset
 
 
-def _go_on(
-    given: Evaluate, synthetic: SyntheticSet, dataset: Dataset, recipe: EvalRecipe, common: Mapping[str, Any]
+def _measure_extras(
+    options: Evaluate, synthetic: SyntheticSet, dataset: Dataset, recipe: EvalRecipe, common: Mapping[str, Any]
 ) -> None:
-    """What was asked for besides accuracies."""
-    if given.ranking:
-        ranking = rank(synthetic, dataset, recipe, gamma=given.gamma, random_labels=given.random_labels, **common)
+    """Compute and print the requested scores other than accuracies."""
+    if options.ranking:
+        ranking = rank(synthetic, dataset, recipe, gamma=options.gamma, random_labels=options.random_labels, **common)
         _show(ranking_table(ranking))
-    if given.continual is not None:
-        measured = continual(synthetic, dataset, given.continual, recipe, baselines=given.baselines, **common)
+    if options.continual is not None:
+        measured = continual(synthetic, dataset, options.continual, recipe, baselines=options.baselines, **common)
         _show(continual_table(measured))
 
 
-def _show(shown: Tabulation | None) -> None:
-    if shown is None:
+def _show(tabulation: Tabulation | None) -> None:
+    if tabulation is None:
         return
     console = Terminal()
-    console.print(terminal(shown))
+    console.print(terminal(tabulation))
     console.print()
 
 
-def _teacher(given: Evaluate, dataset: Dataset, student: str) -> Teacher:
-    """An expert of the run that the set lies in; where no run says which, one of MTT's that is trained in experts/."""
-    config = RunDir.around(given.path).config
+def _teacher(options: Evaluate, dataset: Dataset, student: str) -> Teacher:
+    """A teacher from an expert of the run that contains the set. If no run has settings, it is an expert of MTT,
+    trained in experts/."""
+    config = RunDir.around(options.path).config
     experiment = Experiment(name="", model=student, method=DM)
     if config.exists():
         with reading(config, "the settings of a run", "restore it, or leave out --baselines teacher"):
             experiment = Experiment.model_validate(read_json(config))
-    return obtain_teacher(experiment.replace(engine=given.engine), dataset, given.temperature)
+    return obtain_teacher(experiment.replace(engine=options.engine), dataset, options.temperature)
 
 
-def _without_teacher(given: Evaluate, recipe: EvalRecipe) -> None:
-    """Raise InputError where networks are to be trained besides, which a protocol with a teacher has no way for."""
-    for flag, asked in {"--ranking": given.ranking, "--continual": given.continual is not None}.items():
-        if recipe.temperature and asked:
-            raise InputError(f"{flag} was given, which --protocol {given.protocol} does not have; add --protocol mtt.")
+def _check_no_teacher(options: Evaluate, recipe: EvalRecipe) -> None:
+    """Raise InputError for options that train further networks, if the protocol has a teacher: it does not define
+    how."""
+    for flag, requested in {"--ranking": options.ranking, "--continual": options.continual is not None}.items():
+        if recipe.temperature and requested:
+            raise InputError(
+                f"{flag} was given, which --protocol {options.protocol} does not have; add --protocol mtt."
+            )
 
 
-def _networks(given: Evaluate, recipe: EvalRecipe) -> int:
-    """How many networks each row has. Raises InputError for less than one."""
+def _network_count(options: Evaluate, recipe: EvalRecipe) -> int:
+    """The number of networks per row. Raises InputError for less than one."""
     networks = recipe.networks
-    if given.networks is not None:
-        networks = given.networks
+    if options.networks is not None:
+        networks = options.networks
     check_count(networks)
     return networks
 
 
-def _tell_where(given: Evaluate, dataset: Dataset, student: str) -> None:
-    """Say on which device and by which engine the first network is trained; nothing for a set of no student's."""
-    if first := architectures(given.architectures, student, dataset.shape)[0]:
-        progress.tell(where_text(given.device, dataset.shape, len(dataset.classes), first))
+def _print_device(options: Evaluate, dataset: Dataset, student: str) -> None:
+    """Print the device and the engine of the first network; nothing for a set without a student network."""
+    if first := architectures(options.architectures, student, dataset.shape)[0]:
+        progress.tell(where_text(options.device, dataset.shape, len(dataset.classes), first))
 
 
-def _place(given: Evaluate, recipe: EvalRecipe, networks: int, synthetic: SyntheticSet) -> Place:
-    """The folder of the scores, and the table that is there where it has all already."""
-    models = architectures(given.architectures, synthetic.model, synthetic.shape)
-    asked = Asked(networks, tuple(models), given.baselines, given.seed, recipe.epochs_on_full_data, given.temperature)
-    sets = [given.path]
-    if given.path.is_dir():
-        sets = [RunDir(given.path).synthetic]
-    return placed(given.out or _folder(given, recipe), given.out is not None, asked, sets)
+def _find_place(options: Evaluate, recipe: EvalRecipe, networks: int, synthetic: SyntheticSet) -> Place:
+    """The folder of the scores, and its table if that has everything requested already."""
+    models = architectures(options.architectures, synthetic.model, synthetic.shape)
+    request = Asked(
+        networks, tuple(models), options.baselines, options.seed, recipe.epochs_on_full_data, options.temperature
+    )
+    sets = [options.path]
+    if options.path.is_dir():
+        sets = [RunDir(options.path).synthetic]
+    return placed(options.out or _default_folder(options, recipe), options.out is not None, request, sets)
 
 
-def _taken(decide: Callable[[], Place], stack: ExitStack) -> Place:
-    """What `decide` says once the folder is this process's alone: until then another one may have put its table
-    there."""
-    held: set[Path] = set()
-    while (place := decide()).folder not in held:
+def _lock_place(find_place: Callable[[], Place], stack: ExitStack) -> Place:
+    """The result of `find_place` when its folder is locked for this process. It is called again after locking, because
+    another process may have written a table before."""
+    locked: set[Path] = set()
+    while (place := find_place()).folder not in locked:
         check_folder(place.folder, "--out")
         stack.enter_context(RunDir(place.folder).writing())
-        held.add(place.folder)
+        locked.add(place.folder)
     if place.scores is not None:
         progress.tell(f"{place.folder} has a table of {table_text(place.scores)} already; it is shown, and kept.")
     return place
 
 
-def _folder(given: Evaluate, recipe: EvalRecipe) -> Path:
-    """The folder beside the set that is named after what is evaluated, and how."""
-    path, run = given.path, RunDir.around(given.path)
-    words = [given.protocol, f"{recipe.epochs}-epochs"][: 2 - bool(recipe.steps)]
+def _default_folder(options: Evaluate, recipe: EvalRecipe) -> Path:
+    """The folder next to the set that is named after what is evaluated, and how."""
+    path, run = options.path, RunDir.around(options.path)
+    parts = [options.protocol, f"{recipe.epochs}-epochs"][: 2 - bool(recipe.steps)]
     if path.is_file() and path != run.synthetic:  # last.safetensors is not a run's result
-        words.insert(0, path.stem)
-    if given.lr != "learned":
-        words.append(f"lr-{given.lr}")
-    if given.seed:  # the usual one goes without saying
-        words.append(f"seed-{given.seed}")
-    return run.evaluation(*words, *given.architectures).folder
+        parts.insert(0, path.stem)
+    if options.lr != "learned":
+        parts.append(f"lr-{options.lr}")
+    if options.seed:  # the default seed is not part of the name
+        parts.append(f"seed-{options.seed}")
+    return run.evaluation(*parts, *options.architectures).folder
 
 
-def _recipe(given: Evaluate) -> EvalRecipe:
-    """The protocol with the values that were typed. Raises InputError for one that is out of range."""
-    typed: dict[str, Any] = {"epochs": given.epochs, "full_epochs": given.full_epochs}
-    if given.full_epochs is None and "full" in given.baselines:
-        typed["full_epochs"] = _expert_epochs(given.path)
-    if isinstance(given.lr, float):
-        typed["lr"] = given.lr
-    for flag, epochs in (("--epochs", given.epochs), ("--full-epochs", given.full_epochs)):
+def _recipe(options: Evaluate) -> EvalRecipe:
+    """The protocol with the typed values. Raises InputError for values out of range."""
+    typed: dict[str, Any] = {"epochs": options.epochs, "full_epochs": options.full_epochs}
+    if options.full_epochs is None and "full" in options.baselines:
+        typed["full_epochs"] = _expert_epochs(options.path)
+    if isinstance(options.lr, float):
+        typed["lr"] = options.lr
+    for flag, epochs in (("--epochs", options.epochs), ("--full-epochs", options.full_epochs)):
         if epochs is not None:
-            protocol(given.protocol).check_epochs(f"{flag} {epochs}", f"the protocol {given.protocol}")
+            protocol(options.protocol).check_epochs(f"{flag} {epochs}", f"the protocol {options.protocol}")
     try:
-        return protocol(given.protocol).replace(**{name: value for name, value in typed.items() if value is not None})
+        return protocol(options.protocol).replace(**{name: value for name, value in typed.items() if value is not None})
     except ValidationError as error:
         raise refused(error, prog="astdistill evaluate") from error
 
 
 def _expert_epochs(path: Path) -> int:
-    """The epochs of an expert of the run that the set lies in; those of MTT's where no run says so."""
+    """The epochs of an expert of the run that contains the set; those of MTT if the run has no settings."""
     config = RunDir.around(path).config
     if not config.exists():
         return MTT.recipe.epochs

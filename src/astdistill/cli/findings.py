@@ -1,4 +1,4 @@
-"""What `astdistill doctor` found: one thing that was looked at, and the table of all of them."""
+"""The findings of `astdistill doctor`, and their table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKS = {"good": "[green]✓[/]", "note": "[yellow]–[/]", "bad": "[red]✗[/]"
 
 
 class Finding(Record):
-    """What was found, and what to do about it."""
+    """One finding, and advice on what to do about it."""
 
     name: str
     state: Literal["good", "note", "bad"]
@@ -28,15 +28,15 @@ class Finding(Record):
 def judged(
     name: str, good: bool, text: str, advice: str, otherwise: Literal["note", "bad"] = "bad", fault: str = ""
 ) -> Finding:
-    """A thing that is good, or else is `otherwise`; then `fault`, if there is one, stands for the text, with the
-    advice."""
+    """A good finding, or else one of the state `otherwise` with the advice and, if given, `fault` in place of the
+    text."""
     if good:
         return Finding(name=name, state="good", text=text)
     return Finding(name=name, state=otherwise, text=fault or text, advice=advice)
 
 
 def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; one that breaks is itself a finding, so that the others are still shown."""
+    """Yield the findings of a check. An exception becomes a finding, so that the others are still shown."""
     try:
         yield from check()
     except InputError as error:
@@ -60,13 +60,13 @@ def shortened(text: str, length: int = 200) -> str:
 
 def table(findings: Iterable[Finding]) -> Table:
     """The findings for the terminal."""
-    shown = Table(show_header=False, box=None, padding=(0, 1))
+    grid = Table(show_header=False, box=None, padding=(0, 1))
     for finding in findings:
         text = escape(finding.text)
         if finding.advice:
             text += f"\n[bold]→ {escape(finding.advice)}[/]"
-        shown.add_row(MARKS[finding.state], finding.name, text)
-    return shown
+        grid.add_row(MARKS[finding.state], finding.name, text)
+    return grid
 
 
 def verdict(findings: Iterable[Finding]) -> str:

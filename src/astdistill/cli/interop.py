@@ -1,4 +1,4 @@
-"""`astdistill import-buffers`, `import-set`, `export` and `get`: from words to files."""
+"""`astdistill import-buffers`, `import-set`, `export` and `get`: exchange with other programs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHOWN = 12
 
 
 DATA = DataConfig(source="")
-"""No data is likely, so that somebody has to say which."""
+"""There is no likely default: the user must name the data."""
 
 
 class ImportBuffers(Record):
@@ -61,38 +61,38 @@ class ImportBuffers(Record):
 
 
 @command("import-buffers")
-def import_buffers(given: ImportBuffers) -> None:
-    """Read experts into a store, and say how they do on the data."""
-    _check_data(given.data)
-    files, model, method, store = given.files, given.model, given.method, given.store
+def import_buffers(options: ImportBuffers) -> None:
+    """Import experts into a store, and print their accuracy on the data."""
+    _check_data(options.data)
+    files, model, method, store = options.files, options.model, options.method, options.store
     recipe = find_method(method).recipe
     if not files:
         raise InputError(
             "No buffer was named; name a folder of replay_buffer_*.pt: astdistill import-buffers FOLDER --data cifar100"
         )
     buffers.buffer_files(files)
-    dataset = load_dataset(given.data)
+    dataset = load_dataset(options.data)
     tell_briefly(Description.of(dataset))
-    experts = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=given.dtype)
+    experts = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=options.dtype)
     save_quality({method: experts.curves()}, experts.folder / "quality.png")
-    reads, chance = buffers.last_accuracy(experts, dataset), 100 / len(dataset.classes)
+    accuracy, chance = buffers.last_accuracy(experts, dataset), 100 / len(dataset.classes)
     console = Terminal()
     console.print(f"Experts: {experts.folder} ({len(experts)} of {many(experts.epochs, 'epoch')})", highlight=False)
     console.print(
-        f"Check:   the first one's last row reads {reads:.1f} % of test images; chance is {chance:.1f} %.",
+        f"Check:   the first one's last row reads {accuracy:.1f} % of test images; chance is {chance:.1f} %.",
         highlight=False,
     )
-    if reads < 2 * chance:
+    if accuracy < 2 * chance:
         console.print(
             "That is hardly better than chance: were they trained on other data, in another order of the "
             "classes, or otherwise whitened (--data.whiten zca, or standard)?",
             style="yellow",
         )
-    where = ""
+    store_flag = ""
     if store != Path("experts"):
-        where = f" --experts.store {store}"
+        store_flag = f" --experts.store {store}"
     console.print(
-        f"Next:    astdistill distill PRESET{where} --experts.imported {experts.folder.name}", highlight=False
+        f"Next:    astdistill distill PRESET{store_flag} --experts.imported {experts.folder.name}", highlight=False
     )
 
 
@@ -123,17 +123,17 @@ class ImportSet(Record):
 
 
 @command("import-set")
-def import_set(given: ImportSet) -> None:
-    """Read a distilled set into a run folder."""
-    _check_data(given.data)
-    sets.check_set_folder(given.folder)  # before the data are read, which may take minutes
-    settings = given.model_dump(exclude={"folder", "data"})
-    dataset = load_dataset(given.data)
+def import_set(options: ImportSet) -> None:
+    """Import a distilled set into a run folder."""
+    _check_data(options.data)
+    sets.check_set_folder(options.folder)  # before the data are read, which may take minutes
+    settings = options.model_dump(exclude={"folder", "data"})
+    dataset = load_dataset(options.data)
     tell_briefly(Description.of(dataset))
-    sets.import_set(given.folder, dataset, **settings)
-    out, run = given.out, RunDir(given.out)
-    shown = next(path for path in (run.page, run.images) if path.exists())
-    Terminal().print(f"Look at:  {shown}\nNext:     astdistill evaluate {out}", highlight=False)
+    sets.import_set(options.folder, dataset, **settings)
+    out, run = options.out, RunDir(options.out)
+    preview = next(path for path in (run.page, run.images) if path.exists())
+    Terminal().print(f"Look at:  {preview}\nNext:     astdistill evaluate {out}", highlight=False)
 
 
 class Export(Record):
@@ -157,11 +157,11 @@ class Export(Record):
 
 
 @command("export")
-def export(given: Export) -> None:
+def export(options: Export) -> None:
     """Write a distilled set in another format."""
-    path, format, push, private = given.path, given.format, given.push, given.private
+    path, format, push, private = options.path, options.format, options.push, options.private
     check_single(path, "export")
-    synthetic, home = load(path), RunDir.around(path)
+    synthetic, run = load(path), RunDir.around(path)
     if push is not None:
         if format != huggingface.HUGGINGFACE.name:
             raise InputError(
@@ -173,32 +173,32 @@ def export(given: Export) -> None:
             "Nothing is uploaded that could be private; "
             f"name it: astdistill export {path} --format huggingface --push NAME --private"
         )
-    if given.data is not None:
-        real = load_dataset(synthetic.data.replace(source=given.data))
-        synthetic = synthetic.completed(real.preprocessing)
-    folder = given.out or home.exports / format
-    catalogue.export(synthetic, format, folder, scores=_scores(path, home))
+    if options.data is not None:
+        dataset = load_dataset(synthetic.data.replace(source=options.data))
+        synthetic = synthetic.completed(dataset.preprocessing)
+    folder = options.out or run.exports / format
+    catalogue.export(synthetic, format, folder, scores=_scores(path, run))
     console = Terminal()
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     for file in files[:SHOWN]:
         console.print(f"{file}", highlight=False)
     if len(files) > SHOWN:
         console.print(f"… and {len(files) - SHOWN:,} more in {folder}", highlight=False)
-    kept = f"{synthetic.data.source}, whiten {synthetic.data.whiten}"
-    console.print(f"{catalogue.FORMATS[format].text}. The set was made on {kept}.", highlight=False)
+    data_text = f"{synthetic.data.source}, whiten {synthetic.data.whiten}"
+    console.print(f"{catalogue.FORMATS[format].text}. The set was made on {data_text}.", highlight=False)
     if push is not None:
         console.print(f"Uploaded: {huggingface.push(folder, push, private)}", highlight=False)
 
 
-def _scores(path: Path, home: RunDir) -> Scores | None:
-    """The scores of the set in the run's folder, which are those of the run's result and of no other file there; those
-    of an earlier set are told of and left out."""
-    if path not in (home.folder, home.synthetic) or not home.scores.is_file():
+def _scores(path: Path, run: RunDir) -> Scores | None:
+    """The scores of the set in the run's folder, which belong to the run's result and to no other file there. Scores of
+    an earlier set are left out with a warning."""
+    if path not in (run.folder, run.synthetic) or not run.scores.is_file():
         return None
-    if (evaluation := current(home)) is not None:
+    if (evaluation := current(run)) is not None:
         return Scores.read(evaluation.scores)
-    again = shlex.join(["astdistill", "evaluate", str(home.folder)])
-    warn(f"{said(home.folder, again)}, and export to a new --out; this export has no scores.")
+    evaluate_command = shlex.join(["astdistill", "evaluate", str(run.folder)])
+    warn(f"{said(run.folder, evaluate_command)}, and export to a new --out; this export has no scores.")
     return None
 
 
@@ -216,30 +216,30 @@ class Get(Record):
 
 
 @command("get")
-def get(given: Get) -> None:
-    """List sets, or copy one."""
+def get(options: Get) -> None:
+    """List the published sets, or copy one."""
     console = Terminal()
-    if not given.name:
-        if given.out is not None:
-            raise InputError(f"--out {given.out} was given, but no set; name one of those that astdistill get lists.")
-        console.print(terminal(published.listing(published.zoo(given.zoo))))
+    if not options.name:
+        if options.out is not None:
+            raise InputError(f"--out {options.out} was given, but no set; name one of those that astdistill get lists.")
+        console.print(terminal(published.listing(published.zoo(options.zoo))))
         return
-    wanted = published.find(given.name, given.zoo)
-    folder = given.out or Path("runs") / given.name.removeprefix(published.HUB).partition("@")[0].rpartition("/")[2]
-    wanted.copy(folder)
-    synthetic, scores = wanted.load(), wanted.scores()
+    published_set = published.find(options.name, options.zoo)
+    folder = options.out or Path("runs") / options.name.removeprefix(published.HUB).partition("@")[0].rpartition("/")[2]
+    published_set.copy(folder)
+    synthetic, scores = published_set.load(), published_set.scores()
     accuracy, protocol = published.expected(scores)
     console.print(f"{synthetic!r}", highlight=False)
     console.print(f"Accuracy: {accuracy} ({protocol})", highlight=False)
     console.print(f"Card:     {folder / 'README.md'}", highlight=False)
-    typed = ""
+    measure_command = ""
     if scores is not None:
-        typed = command_again(synthetic, scores, folder)
-    console.print(f"Next:     {typed or f'astdistill evaluate {folder}'}", highlight=False)
+        measure_command = command_again(synthetic, scores, folder)
+    console.print(f"Next:     {measure_command or f'astdistill evaluate {folder}'}", highlight=False)
 
 
 def _check_data(data: DataConfig) -> None:
-    """Raise InputError where nobody says which data."""
+    """Raise InputError if no data are named."""
     if not data.source:
         raise InputError(
             "Say which data these files were made from, whitened as they were: --data cifar100 --data.whiten zca"

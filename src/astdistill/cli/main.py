@@ -1,4 +1,4 @@
-"""The command `astdistill`. Verbs are imported when they are used, so that help needs no torch."""
+"""The command `astdistill`. Its subcommands are imported on use, so that --help loads no torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ VERBS = {
     "doctor": "check this machine: versions, memory, disk, GPUs, engines, extras; run a very small distillation",
     "presets": "list the presets (benchmark settings): published figures, memory, disk; times with --time",
 }
-HOMES = dict.fromkeys(("demo", "run", "experts", "distill"), "verbs") | {
+MODULES = dict.fromkeys(("demo", "run", "experts", "distill"), "verbs") | {
     "textures": "report",
     "import-buffers": "interop",
     "import-set": "interop",
@@ -50,10 +50,10 @@ HOMES = dict.fromkeys(("demo", "run", "experts", "distill"), "verbs") | {
     "get": "interop",
     "run ablation": "sweep",
 }
-"""The module of each verb that is not in one of its own name."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a disk says when it has no more room."""
-PLACES = (
+"""The module of each subcommand that is not in a module of the same name."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk."""
+UNWRITABLE = (
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
@@ -63,19 +63,19 @@ PLACES = (
     errno.ENOENT,
     errno.ENAMETOOLONG,
 )
-"""What it says of a place that cannot be written to."""
+"""Error numbers of a path that cannot be written to."""
 RESUMED = ("demo", "run", "sweep", "experts", "distill", "tune", "evaluate", "import-buffers")
-"""The verbs that go on where they were stopped."""
-STORES = dict.fromkeys(("demo", "run", "experts", "distill", "tune"), "--out or --experts.store") | {
+"""Subcommands that resume where they were stopped."""
+PATH_FLAGS = dict.fromkeys(("demo", "run", "experts", "distill", "tune"), "--out or --experts.store") | {
     "import-buffers": "--store",
     "verify": "PATH",
     "watch": "RUN",
 }
-"""The flags that name what a verb writes to, where it is not --out alone, or what it looks at."""
-MEMORY = re.compile(
+"""Flags that name what a subcommand writes, if not --out alone, or what it reads."""
+OUT_OF_MEMORY = re.compile(
     r"MemoryError|allocate memory.*?[0-9]+ bytes|OutOfMemoryError|out of memory", re.IGNORECASE | re.DOTALL
 )
-"""How Python, torch and CUDA say that there is no more of it."""
+"""Messages of Python, torch and CUDA about exhausted memory."""
 ABOUT = "Dataset distillation by trajectory matching and other methods."
 MORE = """Begin with: astdistill demo. Help of one verb: astdistill VERB --help
 Interrupted work resumes when the same command is given again. With --dry-run,
@@ -83,23 +83,24 @@ demo, run, sweep, experts, distill and tune estimate time, memory and disk."""
 
 
 class Verbs(click.Group):
-    """The verbs, each imported when it is asked for."""
+    """The subcommands, each imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb of that name, or the ablation, which is a form of run."""
-        if cmd_name not in VERBS and cmd_name not in HOMES:
+        """The subcommand of that name. The ablation is a form of run."""
+        if cmd_name not in VERBS and cmd_name not in MODULES:
             return None
-        home = importlib.import_module(f".{HOMES.get(cmd_name, cmd_name)}", __package__)
-        return getattr(home, {"run ablation": "ablation_command"}.get(cmd_name, cmd_name.replace("-", "_")))
+        module = importlib.import_module(f".{MODULES.get(cmd_name, cmd_name)}", __package__)
+        return getattr(module, {"run ablation": "ablation_command"}.get(cmd_name, cmd_name.replace("-", "_")))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb that the words begin with, and the words after it. Raises InputError where there is none."""
-        length = 1 + (" ".join(args[:2]) in HOMES)
+        """The subcommand that the arguments begin with, and the arguments after it. Raises InputError if there is
+        none."""
+        length = 1 + (" ".join(args[:2]) in MODULES)
         name = " ".join(args[:length])
         command = self.get_command(ctx, name)
         if command is None and not ctx.resilient_parsing:
@@ -109,7 +110,7 @@ class Verbs(click.Group):
         return name, command, args[length:]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The verbs that begin so, without importing any, or the flags before them."""
+        """The subcommands that begin with `incomplete`, without importing any, or the flags before them."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [CompletionItem(verb, help=text) for verb, text in VERBS.items() if verb.startswith(incomplete)]
@@ -128,7 +129,7 @@ class Verbs(click.Group):
 @click.option("-v", "--verbose", is_flag=True)
 @click.pass_context
 def cli(ctx: click.Context, version: bool, quiet: bool, verbose: bool) -> None:
-    """What stands before the verb; -q and -v may stand after it, too."""
+    """Options before the subcommand; -q and -v are also allowed after it."""
     if version:
         from .. import __version__
 
@@ -140,13 +141,13 @@ def cli(ctx: click.Context, version: bool, quiet: bool, verbose: bool) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0 done, 1 diverged, no place to write, or unfit, 2 bad input, 130 SIGINT,
-    141 nobody reads what is printed, 143 SIGTERM. Signal handlers are afterwards what they were."""
+    """Run the command line, and return the exit code: 0 success, 1 diverged, output not writable, or a failed check, 2
+    bad input, 130 SIGINT, 141 broken output pipe, 143 SIGTERM. Signal handlers are restored afterwards."""
     if VARIABLE in os.environ:
         return complete(cli, os.environ[VARIABLE])
-    if "torch" not in sys.modules:  # whose threads read it when they are loaded, and never again
+    if "torch" not in sys.modules:  # torch's threads read these variables only when they are loaded
         os.environ.update(waiting(os.environ))
-    Started.neighbours = Neighbours()  # looked at again where a command needs it, after torch has been imported
+    Started.neighbours = Neighbours()  # measured again where a command needs it, after the import of torch
     if words is None:
         words = sys.argv[1:]
     words = list(words)
@@ -154,123 +155,123 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with terminable():
             return _piped(words)
-    except KeyboardInterrupt as stopped:
-        again = shlex.join(["astdistill", *words])
-        kept = "This begins again"
-        if _verb(words) in RESUMED:
-            kept = "What is done is kept; this goes on with it"
-        _tell(f"\nStopped. {kept}: {again}")
-        if isinstance(stopped, Terminated):
+    except KeyboardInterrupt as interrupt:
+        same_command = shlex.join(["astdistill", *words])
+        outcome = "This begins again"
+        if _find_verb(words) in RESUMED:
+            outcome = "What is done is kept; this goes on with it"
+        _print_error(f"\nStopped. {outcome}: {same_command}")
+        if isinstance(interrupt, Terminated):
             return 143
         return 130
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a batch system sends it some seconds before it kills: it ends a run as Ctrl-C does."""
+    """SIGTERM, which a batch system sends some seconds before SIGKILL. It ends a run as Ctrl-C does."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise Terminated inside the block where SIGTERM would end the process at once, and its loggers and files with
-    it. Elsewhere than in the main thread, which alone may handle signals, nothing is changed."""
+    """Raise Terminated inside the block on SIGTERM, which would otherwise end the process at once, with its loggers and
+    files open. Outside the main thread, which alone may handle signals, nothing is changed."""
 
     def stop(*_: object) -> None:
         raise Terminated
 
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or before is None:  # None: set by other than Python
+    previous = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or previous is None:  # None: not set by Python
         yield
         return
     signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _piped(words: list[str]) -> int:
-    """Run the words; where whoever read the output has gone, as `head` does, end like a program that SIGPIPE ends."""
+def _piped(arguments: list[str]) -> int:
+    """Run the arguments. If the reader of the output has gone, as `head` does, end like a program killed by SIGPIPE."""
     try:
-        code = _guarded(words)
+        code = _guarded(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        return _unread()
-    except SystemExit as stop:  # rich's answer to a broken pipe
+        return _end_broken_pipe()
+    except SystemExit as stop:  # rich raises it for a broken pipe
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
-        return _unread()
+        return _end_broken_pipe()
     return code
 
 
-def _unread() -> int:
-    """141; what is still to be flushed into a broken pipe goes nowhere, so that the interpreter's end is silent."""
+def _end_broken_pipe() -> int:
+    """Redirect unflushed output to the null device, so that the interpreter ends without a message, and return 141."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (BrokenPipeError, AttributeError):  # closed at the other end, or never open
             if stream is None:
                 continue
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            null_device = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null_device, stream.fileno())
+            os.close(null_device)
     return 128 + 13
 
 
-def _tell(text: str) -> None:
-    with suppress(BrokenPipeError):  # nobody reads it; the exit code says the same
+def _print_error(text: str) -> None:
+    with suppress(BrokenPipeError):  # stderr is closed; the exit code has the result
         print(printable(text), file=sys.stderr, flush=True)
 
 
-def _verb(words: Sequence[str]) -> str:
-    return next((word for word in words if word in VERBS), "")
+def _find_verb(arguments: Sequence[str]) -> str:
+    return next((argument for argument in arguments if argument in VERBS), "")
 
 
-def _guarded(words: list[str]) -> int:
-    """Run the words; errors that a user can mend become one sentence."""
+def _guarded(arguments: list[str]) -> int:
+    """Run the arguments. Errors that a user can fix are printed as one sentence."""
     meta: dict[str, Any] = {}
     try:
-        return _of_rank(words, meta)
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        return _run_on_rank(arguments, meta)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
     except Exception as error:
-        code, sentence = _sentence(error, _verb(words))
+        code, sentence = _explain(error, _find_verb(arguments))
         if meta.get("verbose"):
             traceback.print_exc()
-        _tell(f"astdistill: {sentence}")
+        _print_error(f"astdistill: {sentence}")
         return code
 
 
-def _of_rank(words: list[str], meta: dict[str, Any]) -> int:
-    """Run the words; of several processes that torchrun has started, rank 0 alone does, and the others share its outer
+def _run_on_rank(arguments: list[str], meta: dict[str, Any]) -> int:
+    """Run the arguments. Of several processes started by torchrun, only rank 0 does, and the others share its outer
     steps."""
     if world() == 1:
-        return _invoked(words, meta)
+        return _invoke(arguments, meta)
     from ..runtime import ranks
 
     if rank():
         ranks.serve("quit")
-        return 0  # rank 0 has said how it ended
+        return 0  # rank 0 reports the result
     with ranks.leading("quit"):
-        return _invoked(words, meta)
+        return _invoke(arguments, meta)
 
 
-def _invoked(words: list[str], meta: dict[str, Any]) -> int:
-    if words[:1] == ["help"]:
-        words = ["--help", *words[1:]]
+def _invoke(arguments: list[str], meta: dict[str, Any]) -> int:
+    if arguments[:1] == ["help"]:
+        arguments = ["--help", *arguments[1:]]
     from ..runtime.trust import typed
 
-    with typed(words), cli.make_context("astdistill", words) as ctx:
+    with typed(arguments), cli.make_context("astdistill", arguments) as ctx:
         meta["verbose"] = ctx.params["verbose"]
         ctx.obj = meta
-        answer = cli.invoke(ctx)
-    if isinstance(answer, int):
-        return answer
+        result = cli.invoke(ctx)
+    if isinstance(result, int):
+        return result
     return 0
 
 
-def _sentence(error: Exception, verb: str) -> tuple[int, str]:
-    """The exit code and the sentence for an error that a user can mend; raises any other."""
+def _explain(error: Exception, verb: str) -> tuple[int, str]:
+    """The exit code and the message for an error that a user can fix. Other errors are raised again."""
     from pydantic import ValidationError
 
     from ..runtime.errors import DivergedError, FolderGoneError, InputError, refused
@@ -281,17 +282,17 @@ def _sentence(error: Exception, verb: str) -> tuple[int, str]:
         return 2, f"{error.format_message().rstrip('.')}; see: astdistill {verb and f'{verb} '}--help"
     if isinstance(error, DivergedError | FolderGoneError):
         return 1, str(error)
-    if isinstance(error, OSError) and error.errno in (*FULL, *PLACES):
-        where, mend, kept = "", "name", ""
+    if isinstance(error, OSError) and error.errno in (*DISK_FULL, *UNWRITABLE):
+        location, remedy, note = "", "name", ""
         if error.filename:
-            where = f" at {str(error.filename)[:200]}"
-        if error.errno in FULL:
-            mend, kept = "free some space, or name", " What is done is kept."
-        return 1, f"{error.strerror}{where}; {mend} another {STORES.get(verb, '--out')}.{kept}"
-    wanted = MEMORY.search(f"{type(error).__name__}: {error}")
-    if wanted is None or not isinstance(error, MemoryError | RuntimeError):
+            location = f" at {str(error.filename)[:200]}"
+        if error.errno in DISK_FULL:
+            remedy, note = "free some space, or name", " What is done is kept."
+        return 1, f"{error.strerror}{location}; {remedy} another {PATH_FLAGS.get(verb, '--out')}.{note}"
+    exhausted = OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}")
+    if exhausted is None or not isinstance(error, MemoryError | RuntimeError):
         raise error
     return 1, (
-        f"The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller network, "
+        f"The memory did not suffice ({exhausted[0]}); ask for fewer or smaller images, a smaller network, "
         "or one --workers. What is done is kept."
     )

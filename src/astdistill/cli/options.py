@@ -1,4 +1,5 @@
-"""From the words on a command line to an experiment: a preset, changes by name, and one flag for every field."""
+"""From the arguments of a command line to an experiment: a preset, named changes to it, and one flag for every
+field."""
 
 from __future__ import annotations
 
@@ -48,11 +49,11 @@ from .saved import (
 
 INITS: dict[str, ImageInit] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
 FIELDS = "experiment"
-"""Where the flags of the experiment's own fields lie among those of a command."""
+"""The place, among the flags of a command, of those for the experiment's own fields."""
 
 
 class Changes(Record):
-    """The flags that change a preset before those of its fields are read, and those that say how it is run."""
+    """Flags that change a preset before the flags of its fields are read, and flags that control the run."""
 
     common: ClassVar[tuple[str, ...]] = (
         "base", "seeds", "data", "method", "init", "ipc", "model", "device", "threads", "seed", "out", "log", "dry_run",
@@ -93,13 +94,13 @@ class Changes(Record):
 
 
 class PresetChanges(Changes):
-    """The same, and the preset."""
+    """`Changes`, and the preset."""
 
     preset: Annotated[str, Word(positional=True, names=lambda: PRESETS)] = ""
 
 
 class ClusterChanges(PresetChanges):
-    """The same, and where experts, evaluated networks and the trajectories of a step are computed."""
+    """`PresetChanges`, and where experts, evaluated networks and the trajectories of a step are computed."""
 
     cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
     """Train experts and evaluated networks on the nodes of this Ray cluster, each job with --threads (1); several
@@ -109,7 +110,7 @@ class ClusterChanges(PresetChanges):
 
 
 class ExpertChanges(ClusterChanges):
-    """The same, and the share of the experts that this process trains."""
+    """`ClusterChanges`, and the share of the experts that this process trains."""
 
     common: ClassVar[tuple[str, ...]] = (*Changes.common, "shard")
 
@@ -119,7 +120,7 @@ class ExpertChanges(ClusterChanges):
 
 
 class RunChanges(ClusterChanges):
-    """The same, the number of whole runs, and the ablation, which is a form of run."""
+    """`ClusterChanges`, and the number of whole runs. In place of a preset, `ablation` is allowed."""
 
     preset: Annotated[str, Word(positional=True, names=lambda: ("ablation", *PRESETS))] = ""
 
@@ -131,17 +132,17 @@ class RunChanges(ClusterChanges):
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for."""
+    """A parsed command line."""
 
     experiment: Experiment
     out: Path
     changes: Changes
     proposal: Proposal | None = None
-    """What was chosen for data without a preset."""
+    """The settings chosen for data without a preset."""
     base: Experiment | None = None
-    """The preset, where one was named."""
+    """The preset, if one was named."""
     typed: tuple[tuple[Flag | Positional, Any], ...] = field(default=(), compare=False)
-    """The flags that were typed, those of a `--config` included, and their values."""
+    """The typed flags with their values, including those of a `--config` file."""
 
     @property
     def dry_run(self) -> bool:
@@ -149,14 +150,14 @@ class Request:
 
     @property
     def place(self) -> str:
-        """Where it would go, and that a dry run has not written it."""
-        beside = ""
+        """The output folder, with a note that the dry run has written nothing to it."""
+        exception = ""
         if self.changes.save_config is not None:
-            beside = f" but {self.changes.save_config}"
-        return f"{self.out} (nothing was written{beside}: --dry-run)"
+            exception = f" but {self.changes.save_config}"
+        return f"{self.out} (nothing was written{exception}: --dry-run)"
 
     def words(self, verb: str) -> str:
-        """What the command line of another verb for the same begins with."""
+        """The beginning of another subcommand's command line for the same preset or data."""
         if self.base is not None:
             return f"astdistill {verb} {self.base.name}"
         return shlex.join(["astdistill", verb, "--data", str(self.changes.data)])
@@ -168,10 +169,10 @@ class Request:
 
 
 def named(verb: str) -> Callable[[Any, Sequence[str]], str]:
-    """A function from changes and words left over to the preset, which the first word is; '' where there is none, but
-    data of the user's own. Raises InputError where there is neither."""
+    """A function that returns the preset, given the changes and the remaining arguments; '' if only data are named. It
+    raises InputError if neither is named."""
 
-    def of(changes: PresetChanges, rest: Sequence[str]) -> str:
+    def find_preset(changes: PresetChanges, remaining: Sequence[str]) -> str:
         if not changes.preset and not changes.data:
             raise InputError(
                 f"Name a preset: astdistill {verb} PRESET (list: astdistill presets), or a folder of your own images: "
@@ -184,20 +185,20 @@ def named(verb: str) -> Callable[[Any, Sequence[str]], str]:
             )
         return changes.preset
 
-    return of
+    return find_preset
 
 
 class PresetCommand(Command):
-    """A verb that starts from a preset, whose values are the defaults of all flags.
+    """A subcommand that starts from a preset, whose values are the defaults of all flags.
 
     Args:
         name: The words after `astdistill`.
         function: Called with the `Request`.
-        about: What help says first.
-        kind: The class of changes that the verb knows.
-        preset: The preset by its changes and the words left over. Raises InputError where none is named.
-        folder: The run folder in `runs/`, where none is named; {} stands for the preset.
-        prog: What the words of a user begin with; {} stands for the preset.
+        about: The first text of help.
+        kind: The class of changes that the subcommand accepts.
+        preset: Returns the preset, given its changes and the remaining arguments. Raises InputError if none is named.
+        folder: The default run folder in `runs/`; {} stands for the preset.
+        prog: The beginning of the command as it is typed; {} stands for the preset.
     """
 
     def __init__(
@@ -211,139 +212,139 @@ class PresetCommand(Command):
         prog: str = "astdistill {verb} {}",
     ) -> None:
         super().__init__(name, function, kind)
-        self._about, self._named, self._folder = about, preset or named(name), folder
+        self._about, self._find_preset, self._folder = about, preset or named(name), folder
         self._prog = prog.replace("{verb}", name)
-        self.cell = self.experiment = next(iter(PRESETS.values()))
+        self.preset = self.experiment = next(iter(PRESETS.values()))
         self.proposal: Proposal | None = None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words twice: for the preset and its changes, whatever the others are; then all of them.
+        """Parse the arguments twice: first for the preset and its changes, ignoring the others, then for all flags.
 
-        Raises InputError for presets, methods, parts, protocols and flags that do not exist, and for values that cannot
-        be; where a shell completes them, the flags are then those of some preset.
+        Raises InputError for presets, methods, parts, protocols and flags that do not exist, and for invalid values.
+        For shell completion, the flags are then those of some preset instead.
         """
-        self._offer(self.experiment)
+        self._set_params(self.experiment)
         try:
-            return self._parsed(ctx, args)
+            return self._parse(ctx, args)
         except InputError:
             if not ctx.resilient_parsing:
                 raise
         return super().parse_args(ctx, args)
 
-    def _parsed(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def _parse(self, ctx: click.Context, args: list[str]) -> list[str]:
         path = config_path(args)
         entries: Entries = {}
         if path is not None:
             entries = read_config(path)
             check_groups(entries, self.params, path)
             args = self._with_entries(entries, args)
-        first = click.Context(self, resilient_parsing=True)
-        super().parse_args(first, list(args))
-        changes = self.record(first, self.kind)
-        asked = ctx.resilient_parsing or {"-h", "--help", "--help-all"} & set(args)
+        preset_ctx = click.Context(self, resilient_parsing=True)
+        super().parse_args(preset_ctx, list(args))
+        changes = self.record(preset_ctx, self.kind)
+        help_only = ctx.resilient_parsing or {"-h", "--help", "--help-all"} & set(args)
         try:
             _check_data(changes, args, self.name)
-            name = self._named(changes, first.args)
+            name = self._find_preset(changes, preset_ctx.args)
         except InputError:
-            if not asked:
+            if not help_only:
                 raise
             name = ""
         self.prog, self.proposal = self._prog.format(name or "PRESET"), None
         if name in PRESETS or (name and not ctx.resilient_parsing):
-            self.cell = preset(name)
-        elif changes.data and not name and not asked:
+            self.preset = preset(name)
+        elif changes.data and not name and not help_only:
             self.prog = self._prog.format(shlex.join(["--data", changes.data]))
-            self.proposal = self._proposal(first, changes.data)
-            self.cell = self.proposal.experiment
+            self.proposal = self._propose(preset_ctx, changes.data)
+            self.preset = self.proposal.experiment
         check_loggers(changes.log)
-        self.experiment = changed(self.cell, changes)
-        self._offer(self.experiment)
+        self.experiment = changed(self.preset, changes)
+        self._set_params(self.experiment)
         if path is not None:
             check_names(entries, self.params, path)
         return super().parse_args(ctx, args)
 
     def _with_entries(self, entries: Entries, args: list[str]) -> list[str]:
-        """The words of a file before those that were typed, which go before it; a preset that was typed, too."""
-        alone = click.Context(self, resilient_parsing=True)
-        super().parse_args(alone, list(args))
+        """The arguments of a file followed by the typed ones, which take precedence; so does a typed preset."""
+        typed_ctx = click.Context(self, resilient_parsing=True)
+        super().parse_args(typed_ctx, list(args))
         repeated = [name_of(param) for param in self.params if isinstance(param, Flag) and param.repeated]
         valued = [name_of(param) for param in self.params if isinstance(param, Flag) and not param.is_flag]
-        words = words_of(overridden(entries, args, repeated), valued)
-        first = entries.get(PRESET, "")
-        if not getattr(self.record(alone, self.kind), PRESET, "") and isinstance(first, str) and first:
-            words.insert(0, first)
-        return [*words, *args]
+        arguments = words_of(overridden(entries, args, repeated), valued)
+        name = entries.get(PRESET, "")
+        if not getattr(self.record(typed_ctx, self.kind), PRESET, "") and isinstance(name, str) and name:
+            arguments.insert(0, name)
+        return [*arguments, *args]
 
-    def _typed(self, ctx: click.Context) -> list[tuple[Flag | Positional, Any]]:
-        """What was typed, by flags; what was typed by an old name, by the name of today."""
+    def _typed_values(self, ctx: click.Context) -> list[tuple[Flag | Positional, Any]]:
+        """The typed values by flag. For an old name, the flag is the one with the current name."""
         flags = [param for param in self.params if isinstance(param, Flag | Positional)]
-        today = {param.place: param for param in reversed(flags) if not getattr(param, "hidden", False)}
-        values = [(today[param.place], typed(ctx.params.get(str(param.name)), param, self.prog)) for param in flags]
+        current = {param.place: param for param in reversed(flags) if not getattr(param, "hidden", False)}
+        values = [(current[param.place], typed(ctx.params.get(str(param.name)), param, self.prog)) for param in flags]
         return [(param, each.value) for param, each in values if each is not None]
 
-    def _proposal(self, typed: click.Context, source: str) -> Proposal:
-        """Settings for data without a preset, with what was typed of the data and of the images per class."""
+    def _propose(self, ctx: click.Context, source: str) -> Proposal:
+        """Settings for data without a preset, from the typed settings of the data and images per class."""
         base = self.experiment.replace(data=DataConfig(source=source))
-        given = self.record(typed, base.replace(ipc=1), FIELDS)
-        return propose(given.data, given.ipc)
+        experiment = self.record(ctx, base.replace(ipc=1), FIELDS)
+        return propose(experiment.data, experiment.ipc)
 
-    def _offer(self, experiment: Experiment) -> None:
-        own = params_of(experiment, (FIELDS,), getattr(config, "MOVED", {}))
-        own = [param for param in own if param.place[1] not in ("name", "published")]
-        self.params = [*params_of(self.kind), *own, *self.common]
+    def _set_params(self, experiment: Experiment) -> None:
+        field_params = params_of(experiment, (FIELDS,), getattr(config, "MOVED", {}))
+        field_params = [param for param in field_params if param.place[1] not in ("name", "published")]
+        self.params = [*params_of(self.kind), *field_params, *self.common]
 
     def call(self, ctx: click.Context) -> Any:
-        """The function's answer to the request."""
+        """Call the function with the request, and return its result."""
         return self.function(self.request(ctx))
 
     def request(self, ctx: click.Context) -> Request:
-        """What was asked for. Raises InputError for values that cannot be."""
+        """The parsed request. Raises InputError for invalid values."""
         changes = self.record(ctx, self.kind)
-        experiment = _published(self.record(ctx, self.experiment, FIELDS), self.cell)
+        experiment = _keep_published(self.record(ctx, self.experiment, FIELDS), self.preset)
         folder = self._folder
         if isinstance(changes, RunChanges) and changes.seeds:
-            folder += "-seeds"  # beside a single run of the preset, not in it
-        out, base = changes.out or Path("runs", folder.format(self.cell.name)), self.cell
+            folder += "-seeds"  # next to a single run of the preset, not inside it
+        out, base = changes.out or Path("runs", folder.format(self.preset.name)), self.preset
         if self.proposal is not None:
             base = None
-        words = self._typed(ctx)
-        for param, value in words:
+        values = self._typed_values(ctx)
+        for param, value in values:
             if ".".join(param.place[1:]) in COUNTED:
                 experiment.evaluation.recipe.check_epochs(f"{param.flag} {value}")
-        own = [(param, value) for param, value in words if param.place[0] == FIELDS]
-        check_typed(experiment, own, changes.part, self.cell)
+        field_values = [(param, value) for param, value in values if param.place[0] == FIELDS]
+        check_typed(experiment, field_values, changes.part, self.preset)
         if changes.save_config is not None:
             check_save(changes.save_config, self.params)
-            save_config(changes.save_config, words, getattr(changes, PRESET, ""))
+            save_config(changes.save_config, values, getattr(changes, PRESET, ""))
             progress.tell(f"Settings: {changes.save_config}")
-        return Request(experiment, out, changes, self.proposal, base, tuple(words))
+        return Request(experiment, out, changes, self.proposal, base, tuple(values))
 
     def get_usage(self, ctx: click.Context) -> str:
         return f"usage: {self.prog} [FLAGS]"
 
     def about(self) -> str:
-        return f"{self._about} Defaults shown are those of {self.cell.name}."
+        return f"{self._about} Defaults shown are those of {self.preset.name}."
 
 
-def _check_data(changes: Changes, words: Sequence[str], verb: str | None) -> None:
-    """Raise InputError for --data without a value, which otherwise looks like a preset that is missing."""
-    without = isinstance(changes, PresetChanges) and not changes.preset and not changes.data
-    if without and "--data" in words:
+def _check_data(changes: Changes, arguments: Sequence[str], verb: str | None) -> None:
+    """Raise InputError for --data without a value, which would otherwise be reported as a missing preset."""
+    unnamed = isinstance(changes, PresetChanges) and not changes.preset and not changes.data
+    if unnamed and "--data" in arguments:
         raise InputError(
             f"--data needs a value, for example --data photos for a folder of photos; see: astdistill {verb} --help"
         )
 
 
 def parse(verb: str, words: Sequence[str]) -> Request:
-    """The request in the words that follow `verb`, the first of which is a preset. Raises InputError as
+    """The request of the arguments that follow `verb`, the first of which is a preset. Raises InputError like
     `PresetCommand`."""
-    made = PresetCommand(verb, lambda request: request, "")
-    with trust.typed(words), made.make_context(verb, list(words)) as ctx:
-        return made.request(ctx)
+    command = PresetCommand(verb, lambda request: request, "")
+    with trust.typed(words), command.make_context(verb, list(words)) as ctx:
+        return command.request(ctx)
 
 
 def changed(experiment: Experiment, changes: Changes) -> Experiment:
-    """The experiment with the changes made. Raises InputError for those that cannot be."""
+    """The experiment with the changes applied. Raises InputError for invalid ones."""
     if changes.method is not None:
         experiment = with_method(experiment, changes.method)
     for assignment in changes.part:
@@ -351,28 +352,29 @@ def changed(experiment: Experiment, changes: Changes) -> Experiment:
     for part in changes.without:
         experiment = experiment.replace(method=without_part(experiment.method, part))
     if changes.init is not None:
-        experiment = experiment.replace(method=experiment.method.replace(init=_init(changes.init)))
+        experiment = experiment.replace(method=experiment.method.replace(init=_find_init(changes.init)))
     if changes.protocol is not None:
-        experiment = experiment.replace(evaluation=_under(experiment.evaluation, protocol(changes.protocol)))
+        experiment = experiment.replace(evaluation=_with_protocol(experiment.evaluation, protocol(changes.protocol)))
     if changes.data == "":
         raise InputError("--data names nothing; give a folder, a file or a name, for example --data digits")
     if changes.data is not None:
-        experiment = experiment.replace(data=_of_source(experiment.data, changes.data))
+        experiment = experiment.replace(data=_with_source(experiment.data, changes.data))
     return experiment
 
 
-def _under(evaluation: EvaluationSettings, recipe: EvalRecipe) -> EvaluationSettings:
-    """The evaluation under another protocol, with its epochs and its number of networks, unless the preset has another
-    number of networks than its own protocol."""
-    before, networks = evaluation.recipe, evaluation.networks
-    if networks == before.networks:
+def _with_protocol(evaluation: EvaluationSettings, recipe: EvalRecipe) -> EvaluationSettings:
+    """The evaluation under another protocol, with that protocol's epochs. Its number of networks is used too, unless
+    the preset has another number than the preset's own protocol. Epochs on full data are kept."""
+    old_recipe, networks = evaluation.recipe, evaluation.networks
+    if networks == old_recipe.networks:
         networks = recipe.networks
-    return evaluation.replace(recipe=recipe.replace(full_epochs=before.full_epochs), networks=networks)
+    return evaluation.replace(recipe=recipe.replace(full_epochs=old_recipe.full_epochs), networks=networks)
 
 
-def _of_source(data: DataConfig, source: str) -> DataConfig:
-    """The configuration with another source. Which classes are taken, and in which size, was said of the preset's own
-    data, and holds for these wherever they lie, but for no others. A subset of ImageNet lies in all of it."""
+def _with_source(data: DataConfig, source: str) -> DataConfig:
+    """The configuration with another source. The choice of classes and the image size are kept if this is another
+    location of the preset's own data, and dropped for other data. A subset of ImageNet is also found in a folder of all
+    of ImageNet."""
     if data.source in (source, published_name(PurePath(source).name)):
         return data.replace(source=source)
     if (subset := subset_classes(data.source)) is not None and is_imagenet(Path(source)):
@@ -380,50 +382,51 @@ def _of_source(data: DataConfig, source: str) -> DataConfig:
     return data.replace(source=source, classes=None, first_classes=None, size=None)
 
 
-def _published(experiment: Experiment, cell: Experiment) -> Experiment:
-    """The experiment with a published figure only where it is still the setting that was published, its kind of labels
-    included."""
-    method, published = experiment.method, cell.method
-    kept = (experiment.model, experiment.ipc, method.name) == (cell.model, cell.ipc, published.name)
-    labels = (method.labels, method.learn) == (published.labels, published.learn)
-    data = experiment.data.replace(source=cell.data.source, memory=cell.data.memory) == cell.data
-    if kept and labels and data:
+def _keep_published(experiment: Experiment, base: Experiment) -> Experiment:
+    """The experiment. Its published figure is dropped if the settings, including the kind of labels, are not the
+    published ones."""
+    method, base_method = experiment.method, base.method
+    same_names = (experiment.model, experiment.ipc, method.name) == (base.model, base.ipc, base_method.name)
+    same_labels = (method.labels, method.learn) == (base_method.labels, base_method.learn)
+    same_data = experiment.data.replace(source=base.data.source, memory=base.data.memory) == base.data
+    if same_names and same_labels and same_data:
         return experiment
     return experiment.replace(published=Published())
 
 
-def _init(start: str) -> ImageInit:
-    """The initialisation by its name, or from the file or folder of that path."""
+def _find_init(start: str) -> ImageInit:
+    """The initialisation of that name, or from the file or folder at that path."""
     if start not in INITS and not Path(start).exists():
         raise unknown("initialisation or file", start, INITS)
     return INITS.get(start) or FileInit(path=Path(start))
 
 
 def _with_part(method: Method, assignment: str) -> Method:
-    """The method with one field filled by a part of its kind, named by class or import path, at its defaults."""
+    """The method with one field replaced by a component, which is named by class or import path and has its
+    defaults."""
     field, equals, name = assignment.partition("=")
     if not equals:
         raise InputError(f"--part {assignment} names no part; write --part {assignment or 'loss'}=NAME")
     field = renamed_fields(Method).get(field, field)
-    fields = {known: type(value) for known, value in method if isinstance(value, Component)}
+    fields = {each: type(value) for each, value in method if isinstance(value, Component)}
     if field not in fields:
         raise unknown("field", field, fields, where="of a method that holds a part")
-    kinds = built_in_components(_kind(field))
+    kinds = built_in_components(_type_of(field))
     if ":" not in name and name not in kinds:
         raise unknown("part", name, kinds, where=f"for '{field}'")
     kind = find_component(name)
-    if not (isinstance(kind, type) and issubclass(kind, _kind(field))):
+    if not (isinstance(kind, type) and issubclass(kind, _type_of(field))):
         raise InputError(
-            f"'{name}' is no part for '{field}'; name a subclass of {_kind(field).__name__} as package.module:Class."
+            f"'{name}' is no part for '{field}'; name a subclass of {_type_of(field).__name__} as package.module:Class."
         )
-    made = kind()
-    if isinstance(made, OuterStep):
-        made = made.with_numbers_of(method.step)
-    return method.replace(**{field: made})
+    component = kind()
+    if isinstance(component, OuterStep):
+        component = component.with_numbers_of(method.step)
+    return method.replace(**{field: component})
 
 
-def _kind(field: str) -> type[Component]:
-    """The base class that a field of a method is annotated with."""
+def _type_of(field: str) -> type[Component]:
+    """The base class that annotates a field of a method."""
     kind = Method.model_fields[field].annotation
     assert isinstance(kind, type)
     return kind

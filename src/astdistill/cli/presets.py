@@ -1,4 +1,4 @@
-"""`astdistill presets`: the settings that can be run by name, with what each would cost on this machine."""
+"""`astdistill presets`: the presets, with their costs on this machine."""
 
 from __future__ import annotations
 
@@ -45,42 +45,42 @@ class Presets(Record):
 
 
 @command("presets")
-def presets(given: Presets) -> None:
-    """Show the presets that fit the words, as a table or as JSON."""
-    from ..autodiff.dispatch import using  # here and below, so that help needs no torch
+def presets(options: Presets) -> None:
+    """Print the presets that match the words, as a table or as JSON."""
+    from ..autodiff.dispatch import using  # here and below, so that --help loads no torch
     from ..experiment.presets import matching
     from ..experiment.work import Costs
 
-    cells, device = matching(list(given.words)), settled_device(given.device)
-    if given.time:
+    experiments, device = matching(list(options.words)), settled_device(options.device)
+    if options.time:
         check_device(device)
-        with using(given.engine):
-            costs = _measured(cells, device)
+        with using(options.engine):
+            costs = _measure_costs(experiments, device)
     else:
         supported(device)
-        with using(given.engine):
-            costs = _counted(cells, Costs(device))
+        with using(options.engine):
+            costs = _count_costs(experiments, Costs(device))
     speed = costs[0][1].speed
-    if given.as_json:
+    if options.as_json:
         print(json.dumps(_listing(costs, speed, device), indent=2))
     else:
         Terminal().print(terminal(_table(costs, speed, device)))
 
 
-def _counted(cells: Sequence[Experiment], costs: Costs) -> Costed:
+def _count_costs(experiments: Sequence[Experiment], costs: Costs) -> Costed:
     from ..experiment.cost import counted, dataset_size
 
-    return [(each, counted(each, dataset_size(each), costs)) for each in cells]
+    return [(each, counted(each, dataset_size(each), costs)) for each in experiments]
 
 
-def _measured(cells: Sequence[Experiment], device: str) -> Costed:
-    """The costs with their times; presets of one network share what is measured."""
+def _measure_costs(experiments: Sequence[Experiment], device: str) -> Costed:
+    """The costs with times. Presets with the same network share measurements."""
     from ..experiment.work import Costs, Speed
 
     costs, measured = Costs(device, Speed(device)), []
-    with bar("measuring this machine (presets)", len(cells)) as progress:
-        for each in cells:
-            measured += _counted([each], costs)
+    with bar("measuring this machine (presets)", len(experiments)) as progress:
+        for each in experiments:
+            measured += _count_costs([each], costs)
             progress.step()
     return measured
 
@@ -94,14 +94,16 @@ def _table(costs: Costed, speed: Speed | None, device: str) -> Tabulation:
     columns = [Column("preset", words=True, whole=True)]
     columns += [Column(name) for name in ("T/M/t", "%", "peer", "work", *times, "memory", "disk")]
     rows = []
-    for cell, cost in costs:
-        whole = cost.together
-        taken = []
+    for experiment, cost in costs:
+        total = cost.together
+        times_of_stages = []
         if speed is not None:
-            taken = [duration(stage.seconds) for stage in cost.stages]
-        counts = operations(whole.work), *taken, size(whole.memory), size(whole.disk)
-        figures = (str(figure or ABSENT) for figure in (cell.published.accuracy, cell.published.peer.accuracy))
-        rows.append((cell.name, cell.method.step.counts or ABSENT, *figures, *counts))
+            times_of_stages = [duration(stage.seconds) for stage in cost.stages]
+        counts = operations(total.work), *times_of_stages, size(total.memory), size(total.disk)
+        figures = (
+            str(figure or ABSENT) for figure in (experiment.published.accuracy, experiment.published.peer.accuracy)
+        )
+        rows.append((experiment.name, experiment.method.step.counts or ABSENT, *figures, *counts))
     return Tabulation(tuple(columns), tuple(rows), _caption(speed, device))
 
 
@@ -123,33 +125,33 @@ def _listing(costs: Costed, speed: Speed | None, device: str) -> dict[str, Any]:
     else:
         measured = {"share": speed.share, "load": speed.load}
         about = {"device": device, "machine": machine(device), "measured": measured}
-    return about | {"presets": [_described(cell, cost) for cell, cost in costs]}
+    return about | {"presets": [_preset_json(experiment, cost) for experiment, cost in costs]}
 
 
-def _described(cell: Experiment, cost: Estimate) -> dict[str, Any]:
+def _preset_json(experiment: Experiment, cost: Estimate) -> dict[str, Any]:
     return {
-        "preset": cell.name,
-        "data": cell.data.source,
-        "whiten": cell.data.whiten,
-        "model": cell.model,
-        "method": cell.method.name,
-        "ipc": cell.ipc,
-        "step": cell.method.step.to_json(),
-        "settings": cell.distill.to_json(),
-        "published": cell.published.accuracy,
-        "source": cell.published.source,
-        "peer": cell.published.peer.accuracy,
-        "peer_source": cell.published.peer.source,
-        "stages": [_cost(stage) for stage in cost.stages],
-        "together": _cost(cost.together),
+        "preset": experiment.name,
+        "data": experiment.data.source,
+        "whiten": experiment.data.whiten,
+        "model": experiment.model,
+        "method": experiment.method.name,
+        "ipc": experiment.ipc,
+        "step": experiment.method.step.to_json(),
+        "settings": experiment.distill.to_json(),
+        "published": experiment.published.accuracy,
+        "source": experiment.published.source,
+        "peer": experiment.published.peer.accuracy,
+        "peer_source": experiment.published.peer.source,
+        "stages": [_stage_json(stage) for stage in cost.stages],
+        "together": _stage_json(cost.together),
     }
 
 
-def _cost(stage: Stage) -> dict[str, str | float | int | None]:
-    """A stage in multiply-adds, seconds and bytes; no seconds where nothing was measured, because JSON has no word for
-    what is not a number."""
+def _stage_json(stage: Stage) -> dict[str, str | float | int | None]:
+    """A stage in multiply-adds, seconds and bytes. Seconds are None if nothing was measured, because JSON has no
+    NaN."""
     seconds = stage.seconds
     if math.isnan(seconds):
         seconds = None
-    shown = {"stage": stage.name, "multiply_adds": round(stage.work), "seconds": seconds}
-    return shown | {"memory": stage.memory, "disk": stage.disk}
+    values = {"stage": stage.name, "multiply_adds": round(stage.work), "seconds": seconds}
+    return values | {"memory": stage.memory, "disk": stage.disk}

@@ -1,4 +1,4 @@
-"""`astdistill report` and `astdistill textures`: runs as one HTML file, and textures as pictures that can be tiled."""
+"""`astdistill report` and `astdistill textures`: runs as one HTML file, and textures as PNG files that can be tiled."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ class Textures(Record):
 
 
 @command("textures")
-def textures(given: Textures) -> None:
-    """Pictures of distilled textures that can be tiled."""
+def textures(options: Textures) -> None:
+    """Write distilled textures as PNG files that can be tiled."""
     from ..data.synthetic import load  # here, so that help needs no torch
     from ..report import save_textures
 
-    path = given.path
-    folder = given.out or RunDir.around(path).textures
+    path = options.path
+    folder = options.out or RunDir.around(path).textures
     check_folder(folder, "--out")
-    *written, sheet = save_textures(load(path), folder, given.tile)
+    *written, sheet = save_textures(load(path), folder, options.tile)
     Terminal().print(f"Textures: {len(written)} in {folder}\nLook at:  {sheet}", highlight=False)
 
 
 GENERATOR = b'<meta name="generator" content="astdistill">'
-BEGINNING = 8192
-"""Bytes of a page in which that line stands, whatever its policy is."""
+HEAD_BYTES = 8192
+"""Number of bytes at the beginning of a page that contain that line, whatever its security policy."""
 
 
 def check_page(file: Path) -> None:
-    """Raise InputError where `file` is there and is no page that astdistill wrote."""
+    """Raise InputError if `file` exists and is not a page written by astdistill."""
     if not file.exists():
         return
     check_regular(file)
     with file.open("rb") as page:
-        begins = page.read(BEGINNING)
-    if begins and GENERATOR not in begins:
+        beginning = page.read(HEAD_BYTES)
+    if beginning and GENERATOR not in beginning:
         raise InputError(
             f"{file} is there already and is no report of astdistill; name another file, for example "
             f"--out {file.with_name(f'{file.stem}-2.html')}"
@@ -69,14 +69,14 @@ class Report(Record):
 
 
 @command("report")
-def report(given: Report) -> None:
-    """Write the page, say where it is."""
+def report(options: Report) -> None:
+    """Write the page, and print its path."""
     from ..report import save_page
 
-    runs, folder = given.runs, Path()
+    runs, folder = options.runs, Path()
     if len(runs) == 1:
         folder = runs[0]
-    file = given.out or RunDir(folder).page
+    file = options.out or RunDir(folder).page
     if file.is_dir():
         raise InputError(f"--out {file} is a folder; name a file in it: --out {RunDir(file).page}")
     check_folder(file, "--out", file=True)

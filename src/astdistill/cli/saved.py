@@ -18,21 +18,21 @@ from .flags import END, Flag, Positional
 
 PRESET = "preset"
 NEVER = ("config", "save_config", "dry_run", "json")
-"""Flags that say what is done with settings, and are none themselves."""
+"""Flags that control what is done with settings, and are not settings."""
 OF_A_RUN = {"name", "data", "experts", "method", "distill", "evaluation"}
-"""Names that every config.json of a run has, and no file of flags all of them."""
+"""Names that occur in every config.json of a run; no file of flags has all of them."""
 TYPED = ("quiet", "verbose", "help", "help_all")
-"""Flags of every command, which no file has."""
+"""Flags of every command that are not allowed in a file."""
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 LARGEST = 1 << 20
-"""Letters that a file of settings may have; a device has no end."""
+"""Maximum number of characters in a file of settings; a device file has no end."""
 NOTHING = ("null", "~", "")
 Entries = dict[str, str | list[str]]
-"""Values as they were written, by the names of their flags with underscores: distill.lr_img."""
+"""Values as text, by the names of their flags with underscores: distill.lr_img."""
 
 
 def read_config(path: Path) -> Entries:
-    """The settings in a YAML file, whose keys are nested or dotted. Raises InputError for a file that is none."""
+    """The settings in a YAML file with nested or dotted keys. Raises InputError for an invalid file."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST + 1)
@@ -40,34 +40,35 @@ def read_config(path: Path) -> Entries:
             raise InputError(f"--config {path} has more than {LARGEST:,} letters; name a YAML file of settings.")
         if path.suffix.lower() == ".toml":
             raise InputError(f"--config {path} is TOML; write a YAML file, with lines such as ipc: 10")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # which may stand for any number
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # aliases may expand without limit
             raise InputError(f"--config {path} has an alias (*name); write the value itself.")
-        twice = next(_twice(yaml.compose(text, Loader=yaml.BaseLoader)), None)
-        if twice is not None:
-            raise InputError(f"--config {path} has '{twice}' twice; leave one out.")
-        tree = yaml.load(text, Loader=yaml.BaseLoader)  # texts alone: no `no` means False
-        entries = dict[str, Any](_each_once(tree, path))
+        duplicate = next(_duplicate_keys(yaml.compose(text, Loader=yaml.BaseLoader)), None)
+        if duplicate is not None:
+            raise InputError(f"--config {path} has '{duplicate}' twice; leave one out.")
+        tree = yaml.load(text, Loader=yaml.BaseLoader)  # only texts: `no` is not read as False
+        entries = dict[str, Any](_named_settings(tree, path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path} cannot be read ({reason(error)}); name a YAML file of settings.") from error
     except RecursionError:
         raise InputError(f"--config {path} has values too deep in one another; write lines such as ipc: 10") from None
     except yaml.YAMLError as error:
-        where = in_one_line(error, 1000)
-        raise InputError(f"--config {path} is not YAML ({where}); write lines such as ipc: 10") from error
+        message = in_one_line(error, 1000)
+        raise InputError(f"--config {path} is not YAML ({message}); write lines such as ipc: 10") from error
     return entries
 
 
-def _twice(node: yaml.Node | None) -> Iterator[str]:
-    """The keys that stand twice in one mapping, of which YAML takes the last without a word."""
+def _duplicate_keys(node: yaml.Node | None) -> Iterator[str]:
+    """Yield the keys that occur twice in one mapping; YAML takes the last one without a warning."""
     if isinstance(node, yaml.MappingNode):
         keys = [str(key.value) for key, _ in node.value]
         yield from (key for number, key in enumerate(keys) if key in keys[:number])
         for _, value in node.value:
-            yield from _twice(value)
+            yield from _duplicate_keys(value)
 
 
-def _each_once(tree: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """The settings of a file by their dotted names. Raises InputError where there are none, or one stands twice."""
+def _named_settings(tree: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a file by their dotted names. Raises InputError if there are none, or if one occurs
+    twice."""
     if not isinstance(tree, Mapping):
         raise InputError(f"--config {path} holds no settings; write lines such as preset: digits-ipc1")
     if tree.keys() >= OF_A_RUN:
@@ -76,18 +77,18 @@ def _each_once(tree: Any, path: Path) -> Iterator[tuple[str, Any]]:
             "goes on with it, and --save-config FILE.yaml writes a file for --config."
         )
     names = set[str]()
-    for name, value in _flat(tree, "", path):
+    for name, value in _flatten(tree, "", path):
         if name in names:
             raise InputError(f"--config {path} has '{name}' twice; leave one out.")
         names.add(name)
         yield name, value
 
 
-def _flat(tree: Mapping[str, Any], before: str, path: Path) -> Iterator[tuple[str, Any]]:
+def _flatten(tree: Mapping[str, Any], prefix: str, path: Path) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        name = before + str(key).replace("-", "_")
+        name = prefix + str(key).replace("-", "_")
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.", path)
+            yield from _flatten(value, f"{name}.", path)
         elif isinstance(value, list) and not all(isinstance(each, str) for each in value):
             raise InputError(
                 f"--config {path}: '{name}' holds a list of more than plain values; write for example {name}: [a, b]"
@@ -98,15 +99,15 @@ def _flat(tree: Mapping[str, Any], before: str, path: Path) -> Iterator[tuple[st
             yield name, value
 
 
-def config_path(words: Sequence[str]) -> Path | None:
-    """The file that `--config` names among the words; the last one, where there are several."""
+def config_path(arguments: Sequence[str]) -> Path | None:
+    """The file that `--config` names among the arguments; the last one if there are several."""
     path = None
-    for number, word in enumerate(words):
-        flag, equals, value = word.partition("=")
+    for number, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
         if flag != "--config":
             continue
         if not equals:
-            value = next(iter(words[number + 1 : number + 2]), "")
+            value = next(iter(arguments[number + 1 : number + 2]), "")
         if not value or value.startswith("-"):
             raise InputError("--config needs a value; name a YAML file of settings.")
         path = Path(value)
@@ -114,17 +115,20 @@ def config_path(words: Sequence[str]) -> Path | None:
 
 
 def words_of(entries: Entries, valued: Collection[str] = ()) -> list[str]:
-    """The words that say the same on a command line, without the preset; `valued` are flags that are no switches."""
-    empty = [_flag(name) for name, value in entries.items() if value == []]
-    told = {name: value for name, value in entries.items() if value != [] and name != PRESET}
-    words = [word for name, value in told.items() for word in _words(name, value, name in valued)]
+    """The entries as arguments of a command line, without the preset. `valued` names the flags that are not
+    switches."""
+    empty = [_flag_name(name) for name, value in entries.items() if value == []]
+    settings = {name: value for name, value in entries.items() if value != [] and name != PRESET}
+    arguments = [
+        argument for name, value in settings.items() for argument in _arguments_of(name, value, name in valued)
+    ]
     if empty:
-        words = [*empty, "--no-dry-run", *words]  # a flag of many values takes all words up to the next flag
-    return words
+        arguments = [*empty, "--no-dry-run", *arguments]  # a flag of many values ends only at the next flag
+    return arguments
 
 
-def _words(name: str, value: str | list[str], valued: bool) -> list[str]:
-    flag = _flag(name)
+def _arguments_of(name: str, value: str | list[str], valued: bool) -> list[str]:
+    flag = _flag_name(name)
     if isinstance(value, list):
         return [f"{flag}={END.join(value)}"]
     if value in NOTHING:
@@ -137,60 +141,60 @@ def _words(name: str, value: str | list[str], valued: bool) -> list[str]:
     return [f"--{head}{dot}no-{tail}"]
 
 
-def _flag(name: str) -> str:
+def _flag_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
 def name_of(param: Flag | Positional) -> str:
-    """What a file calls the flag."""
+    """The name of the flag in a file of settings."""
     return param.flag.removeprefix("--").replace("-", "_").lower()
 
 
 def overridden(entries: Entries, typed: Sequence[str], repeated: Iterable[str]) -> Entries:
-    """The entries without those that flags of the command line replace, although they may be given again."""
-    flags = {word.partition("=")[0].replace("_", "-") for word in typed}
-    gone = {name for name in repeated if _flag(name) in flags}
-    return {name: value for name, value in entries.items() if name not in gone}
+    """The entries without those of repeatable flags that were also typed: typed values replace them."""
+    flags = {argument.partition("=")[0].replace("_", "-") for argument in typed}
+    replaced = {name for name in repeated if _flag_name(name) in flags}
+    return {name: value for name, value in entries.items() if name not in replaced}
 
 
 def check_groups(entries: Entries, params: Iterable[Any], path: Path) -> None:
-    """Raise InputError for a value in the place of several settings, as distill: 3."""
-    known = [name_of(param) for param in params if isinstance(param, Flag | Positional)]
+    """Raise InputError for a value in place of a group of settings, such as distill: 3."""
+    names = [name_of(param) for param in params if isinstance(param, Flag | Positional)]
     for name in entries:
-        inside = [each.removeprefix(f"{name}.") for each in known if each.startswith(f"{name}.")]
-        if inside and name not in known:
+        members = [each.removeprefix(f"{name}.") for each in names if each.startswith(f"{name}.")]
+        if members and name not in names:
             raise InputError(
                 f"--config {path} has a value for '{name}', which holds settings of its own; write for example "
-                f"{name}: {{{inside[0]}: …}}"
+                f"{name}: {{{members[0]}: …}}"
             )
 
 
 def check_names(entries: Entries, params: Iterable[Any], path: Path) -> None:
     """Raise InputError, with the nearest name, for an entry that no flag sets."""
-    known = [name_of(param) for param in params if isinstance(param, Flag | Positional)]
+    names = [name_of(param) for param in params if isinstance(param, Flag | Positional)]
     for name in entries:
         if name in TYPED:
             raise InputError(f"--config {path} has '{name}', which is typed on the command line alone; leave it out.")
-        if name not in known or name in NEVER:
-            near = difflib.get_close_matches(name, [each for each in known if each not in NEVER], n=1, cutoff=0.5)
+        if name not in names or name in NEVER:
+            near = difflib.get_close_matches(name, [each for each in names if each not in NEVER], n=1, cutoff=0.5)
             hint = "".join(f" Did you mean '{each}'?" for each in near)
             raise InputError(f"--config {path} has '{name}', which is no setting.{hint} All are listed by --help-all.")
 
 
 def check_save(path: Path, params: Iterable[Any]) -> None:
-    """Raise InputError where settings may not be written to `path`: it is a folder, or a file of anything else than
-    settings of such a command."""
+    """Raise InputError if settings may not be written to `path`: it is a folder, or a file that does not hold settings
+    of such a command."""
     if path.is_dir():
         raise InputError(f"--save-config {path} is a folder; name a file, for example {path / 'settings.yaml'}")
     check_folder(path, "--save-config", file=True)
     if not path.exists() or (path.is_file() and not path.stat().st_size):
         return
-    heads = {name_of(param).partition(".")[0] for param in params if isinstance(param, Flag | Positional)}
+    groups = {name_of(param).partition(".")[0] for param in params if isinstance(param, Flag | Positional)}
     names = list[str]()
     if path.is_file():
         with suppress(InputError):
             names = list(read_config(path))
-    if not names or any(name.partition(".")[0] not in heads for name in names):
+    if not names or any(name.partition(".")[0] not in groups for name in names):
         raise InputError(
             f"--save-config {path} is there already and holds no settings of this command; name another file, for "
             f"example {path.with_name(f'{path.stem}-2.yaml')}"
@@ -198,7 +202,7 @@ def check_save(path: Path, params: Iterable[Any]) -> None:
 
 
 def _as_typed(value: Any) -> Any:
-    """A value as the command line takes it: pairs in a list have a colon."""
+    """A value in the form of the command line: pairs in a list are joined by a colon."""
     if not isinstance(value, list):
         return value
     return [":".join(map(str, each)) if isinstance(each, list) else each for each in value]
@@ -207,8 +211,8 @@ def _as_typed(value: Any) -> Any:
 def save_config(
     path: Path, typed: Iterable[tuple[Flag | Positional, Any]], preset: str, named: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the settings that were typed, those of a `--config` included; those in `named`, by their names, go
-    before them. What may be replaced says `check_save`."""
+    """Write the typed settings, including those of a `--config` file. Those in `named`, by name, take precedence.
+    `check_save` decides which file may be replaced."""
     entries: dict[str, Any] = {}
     if preset:
         entries[PRESET] = preset

@@ -1,4 +1,4 @@
-"""`astdistill sweep`: a table of whole runs; and its two other forms, `run --seeds` and `run ablation`."""
+"""`astdistill sweep`: a table of whole runs. Its two other forms are `run --seeds` and `run ablation`."""
 
 from __future__ import annotations
 
@@ -70,53 +70,53 @@ class SweepChanges(Record):
 
 
 @command("sweep")
-def sweep(given: SweepChanges) -> int:
-    """Run a table of whole runs, and write one page about it."""
-    if not given.presets:
+def sweep(options: SweepChanges) -> int:
+    """Run a table of whole runs, and write its page."""
+    if not options.presets:
         raise InputError(
             "Name a preset: astdistill sweep PRESET --methods mtt,ast. They are listed by: astdistill presets"
         )
-    check_once("PRESET", given.presets)
-    names = list(given.presets)
-    bases = [_base(given, name) for name in names]
-    split = [method for word in given.methods for method in word.split(",") if method]
-    check_once("--methods", split)
-    rows = table(bases, split, given.seeds, dict(map(_values, given.settings)))
-    out = given.out or Path("runs", "-".join(["sweep", *names]))
-    with limited(given.threads or own_threads()):
-        if given.dry_run:
+    check_once("PRESET", options.presets)
+    names = list(options.presets)
+    bases = [_base_experiment(options, name) for name in names]
+    methods = [method for group in options.methods for method in group.split(",") if method]
+    check_once("--methods", methods)
+    rows = table(bases, methods, options.seeds, dict(map(_parse_setting, options.settings)))
+    out = options.out or Path("runs", "-".join(["sweep", *names]))
+    with limited(options.threads or own_threads()):
+        if options.dry_run:
             estimate(rows, out)
             return 0
-        with on_cluster(given.cluster, given.threads, given.allow_mixed):
+        with on_cluster(options.cluster, options.threads, options.allow_mixed):
             return show(
-                run_rows(title_of(rows), rows, out, tuple(dict.fromkeys(given.log)), lambda each, read: tell(read)), out
+                run_rows(title_of(rows), rows, out, tuple(dict.fromkeys(options.log)), lambda _, data: tell(data)), out
             )
 
 
-def _base(given: SweepChanges, name: str) -> Experiment:
-    """A preset with what all rows share."""
-    base = changed(preset(name), Changes(data=given.data, protocol=given.protocol))
-    wanted = {"device": given.device, "workers": given.workers}
-    base = base.replace(**{name: value for name, value in wanted.items() if value is not None})
+def _base_experiment(options: SweepChanges, name: str) -> Experiment:
+    """A preset with the settings that all rows share."""
+    base = changed(preset(name), Changes(data=options.data, protocol=options.protocol))
+    overrides = {"device": options.device, "workers": options.workers}
+    base = base.replace(**{name: value for name, value in overrides.items() if value is not None})
     check_device(base.device)
     return base
 
 
-def _values(words: str) -> tuple[str, list[str | None]]:
-    """A setting with its values. Raises InputError where there is no '='."""
-    name, equals, values = words.partition("=")
+def _parse_setting(text: str) -> tuple[str, list[str | None]]:
+    """The name of a setting and its values. Raises InputError if there is no '='."""
+    name, equals, values = text.partition("=")
     if not equals:
-        raise InputError(f"--set {words} says no value; write --set {name}=VALUE, or {name}=ONE,ANOTHER.")
+        raise InputError(f"--set {text} says no value; write --set {name}=VALUE, or {name}=ONE,ANOTHER.")
     if name == "seed":
         raise InputError(
-            f"--set {words} was given, but --seeds N counts the seeds of a sweep; use that, from seed 0 on."
+            f"--set {text} was given, but --seeds N counts the seeds of a sweep; use that, from seed 0 on."
         )
-    none = {"none": None, "None": None}
-    return name, [none.get(value, value) for value in values.split(",")]
+    none_values = {"none": None, "None": None}
+    return name, [none_values.get(value, value) for value in values.split(",")]
 
 
 def show(finished: Sweep, out: Path) -> int:
-    """Print the table and where the rest is; the exit code: 1 where a row has failed."""
+    """Print the table and the paths of the files, and return the exit code: 1 if a row has failed."""
     console = Terminal()
     console.print(terminal(sweep_table(finished)))
     for row in finished.of("failed"):
@@ -127,16 +127,16 @@ def show(finished: Sweep, out: Path) -> int:
     return int(bool(finished.of("failed")))
 
 
-def run_seeds(request: Request, seeds: int, told: Callable[[Description], None]) -> int:
-    """`run --seeds`: the rows that differ in their seed alone."""
+def run_seeds(request: Request, seeds: int, on_data: Callable[[Description], None]) -> int:
+    """`run --seeds`: the rows that differ only in their seed."""
     rows = over_seeds(request.experiment, seeds)
     title = f"{request.experiment.name}, {seeds} whole runs"
     with limited(request.changes.threads or own_threads()):
-        return show(run_rows(title, rows, request.out, request.log, lambda each, read: told(read)), request.out)
+        return show(run_rows(title, rows, request.out, request.log, lambda _, data: on_data(data)), request.out)
 
 
 class AblationChanges(Changes):
-    """The same, and the preset whose parts are removed."""
+    """`Changes`, and the preset whose parts are removed."""
 
     base: Annotated[str, Word(metavar="PRESET", names=lambda: PRESETS)] = ""
     """Preset whose parts are removed; they are listed by: astdistill presets"""
@@ -148,9 +148,9 @@ class AblationChanges(Changes):
     """Also use nodes with another engine, instruction set or versions, whose results differ in the last bits."""
 
 
-def _base_of_ablation(changes: AblationChanges, rest: Sequence[str]) -> str:
+def _base_of_ablation(changes: AblationChanges, remaining: Sequence[str]) -> str:
     if not changes.base:
-        base = next(iter(rest), "cifar100-ten-ipc10")
+        base = next(iter(remaining), "cifar100-ten-ipc10")
         raise InputError(f"Name the preset of the ablation: astdistill run ablation --base {base} --seeds 3")
     return changes.base
 
@@ -172,7 +172,7 @@ def run_ablation(request: Request) -> int:
         check_folder(out, "--out")
         title, changes = f"{experiment.method.name} on {experiment.name}", request.changes
         with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
-            return show(run_rows(title, rows, out, request.log, lambda each, read: tell(read)), out)
+            return show(run_rows(title, rows, out, request.log, lambda _, data: tell(data)), out)
 
 
 ablation_command = PresetCommand(
@@ -187,45 +187,45 @@ ablation_command = PresetCommand(
 
 
 def estimate(rows: Sequence[Row], out: Path) -> None:
-    """Print what every line of the table would cost; experts of one recipe are trained once."""
+    """Print the estimated cost of every line of the table. Experts of one recipe are trained once."""
     lines: dict[Line, list[Row]] = {}
     for row in rows:
         lines.setdefault(row.waiting().line, []).append(row)
     trained = {group.rows[0].folder: group.experiment for group in shared_experts(rows) if group.trained}
     device = settled_device(rows[0].experiment.device)
-    speed, whole, disk, memory = Speed(device), 0.0, 0, 0
-    costs, cells = Costs(device, speed), list[tuple[str, ...]]()
+    speed, total_seconds, disk, memory = Speed(device), 0.0, 0, 0
+    costs, table_rows = Costs(device, speed), list[tuple[str, ...]]()
     for line, members in lines.items():
         first = members[0]
         check_numbers(first.experiment)
         check_classes(first.experiment.data)
         if first.experiment.distill.validate_every:
             check_size(first.experiment, dataset_size(first.experiment))
-        *before, distillation, evaluation = _stages(first.experiment, costs)
-        own = [trained[row.folder] for row in members if row.folder in trained]
+        *expert_stages, distillation, evaluation = _stages(first.experiment, costs)
+        trained_here = [trained[row.folder] for row in members if row.folder in trained]
         experts = ""
-        if before and first.experiment.experts.imported is None:
+        if expert_stages and first.experiment.experts.imported is None:
             experts = "shared"
-        if own:
-            shared = _stages(own[0], costs)[:-2]
-            spent = len(own) * sum(stage.seconds for stage in shared)
-            experts, whole = duration(spent), whole + spent
-            disk += len(own) * sum(stage.disk for stage in shared)
-        rest = len(members) * (distillation.seconds + evaluation.seconds)
-        whole += rest
+        if trained_here:
+            stages = _stages(trained_here[0], costs)[:-2]
+            expert_seconds = len(trained_here) * sum(stage.seconds for stage in stages)
+            experts, total_seconds = duration(expert_seconds), total_seconds + expert_seconds
+            disk += len(trained_here) * sum(stage.disk for stage in stages)
+        other_seconds = len(members) * (distillation.seconds + evaluation.seconds)
+        total_seconds += other_seconds
         disk += len(members) * (distillation.disk + evaluation.disk)
-        memory = max(memory, *(stage.memory for stage in (*before, distillation, evaluation)))
-        cells.append((*line, str(len(members)), experts, duration(rest)))
-    cells.append(("together", "", "", str(len(rows)), "", duration(whole)))
+        memory = max(memory, *(stage.memory for stage in (*expert_stages, distillation, evaluation)))
+        table_rows.append((*line, str(len(members)), experts, duration(other_seconds)))
+    table_rows.append(("together", "", "", str(len(rows)), "", duration(total_seconds)))
     columns = [Column(name, words=True) for name in ("preset", "method", "settings")]
     columns += [Column("runs"), Column("experts"), Column("distillation and evaluation")]
-    words = (
-        f"Counted work over a speed measured just now, one run after another. {_done(rows, out)}".rstrip(),
+    notes = (
+        f"Counted work over a speed measured just now, one run after another. {_finished_note(rows, out)}".rstrip(),
         f"At most {size(memory)} memory in each run; {size(disk)} disk together.",
         speed.disturbed(),
         f"It would go to {out}.",
     )
-    Terminal().print(terminal(Tabulation(tuple(columns), tuple(cells), " ".join(filter(None, words)))))
+    Terminal().print(terminal(Tabulation(tuple(columns), tuple(table_rows), " ".join(filter(None, notes)))))
 
 
 def _stages(experiment: Experiment, costs: Costs):
@@ -233,11 +233,11 @@ def _stages(experiment: Experiment, costs: Costs):
         return counted(experiment, dataset_size(experiment), costs).stages
 
 
-def _done(rows: Sequence[Row], out: Path) -> str:
-    """How much of it is finished."""
-    before = Sweep.read(out)
-    if before is None:
+def _finished_note(rows: Sequence[Row], out: Path) -> str:
+    """How many of the runs are finished already."""
+    previous = Sweep.read(out)
+    if previous is None:
         return ""
-    done = {(row.folder, row.decisive) for row in before.of("finished")}
+    done = {(row.folder, row.decisive) for row in previous.of("finished")}
     count = sum((row.folder, row.waiting().decisive) in done for row in rows)
     return f"{count} of {len(rows)} runs are finished there already and are not run again."

@@ -34,11 +34,11 @@ from .saved import name_of, save_config
 from .verbs import FIRST, computing_with, lined_up, placed, threads_of
 
 UNSAVED = ("out", "data.validation")
-"""Flags that belong to the search: the run with what was found has a folder of its own and all training images."""
+"""Flags of the search only: the run with the found settings has another folder, and uses all training images."""
 
 
 class TuneChanges(ClusterChanges):
-    """The same, and how much is tried."""
+    """`ClusterChanges`, and the size of the search."""
 
     common: ClassVar[tuple[str, ...]] = (
         "trials", "steps", "also", "parallel", "data", "method", "ipc", "model", "device", "threads", "out", "dry_run",
@@ -85,11 +85,11 @@ def command(request: Request) -> None:
 
 
 def _show(request: Request, tuning: Tuning) -> None:
-    """The table, the flags, the file that --config reads, and the page."""
+    """Print the table and the flags, and write the file for --config and the page."""
     out, config = request.out, request.out / CONFIG
     winner = tuning.winner
     assert winner is not None, "a search without one raises"
-    save_config(config, _kept(request.typed), getattr(request.changes, "preset", ""), whole_counts(winner.values))
+    save_config(config, _run_flags(request.typed), getattr(request.changes, "preset", ""), whole_counts(winner.values))
     tuning = tuning.replace(command=shlex.join(["astdistill", "run", "--config", str(config)]))
     tuning.save(out)
     page = save_tuning_page(tuning, out)
@@ -99,42 +99,42 @@ def _show(request: Request, tuning: Tuning) -> None:
     console.print(f"Look at:   {page}\nNumbers:   {out / FILE}\nNext:      {tuning.command}", highlight=False)
 
 
-def _kept(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Flag | Positional, Any]]:
-    """The flags that a run takes, too."""
-    own = set(TuneChanges.model_fields) - set(PresetChanges.model_fields)
-    return [(param, value) for param, value in typed if name_of(param) not in (*own, *UNSAVED)]
+def _run_flags(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Flag | Positional, Any]]:
+    """The typed flags that `run` also accepts."""
+    search_only = set(TuneChanges.model_fields) - set(PresetChanges.model_fields)
+    return [(param, value) for param, value in typed if name_of(param) not in (*search_only, *UNSAVED)]
 
 
 def _estimate(experiment: Experiment, search: Search, place: str) -> None:
-    """Print what a search would cost if no trial ended early; the experts are trained once."""
+    """Print the cost of a search in which no trial ends early. The experts are trained once."""
     if not experiment.data.validation:
         experiment = experiment.replace(data=experiment.data.replace(validation=HELD_OUT))
     settings = experiment.distill.replace(iterations=search.steps, validate_every=max(1, search.steps // 4))
-    each = widest(experiment.replace(distill=settings), search)
-    check_numbers(each)
-    check_classes(each.data)
+    trial = widest(experiment.replace(distill=settings), search)
+    check_numbers(trial)
+    check_classes(trial.data)
     device = settled_device(experiment.device)
-    plan = plan_workers(search.parallel, experiment.workers, torch.device(device), [each.model])
+    plan = plan_workers(search.parallel, experiment.workers, torch.device(device), [trial.model])
     with using(experiment.engine):
-        known = dataset_size(each)
-        check_size(each, known)
-        *before, distillation, _ = counted(each, known, Costs(device, Speed(device))).stages
-    if plan.workers > 1:  # each with its part of the threads
+        data_size = dataset_size(trial)
+        check_size(trial, data_size)
+        *expert_stages, distillation, _ = counted(trial, data_size, Costs(device, Speed(device))).stages
+    if plan.workers > 1:  # each worker has a share of the threads
         with using(experiment.engine), limited(plan.threads):
-            *_, distillation, _ = counted(each, known, Costs(device, Speed(device))).stages
+            *_, distillation, _ = counted(trial, data_size, Costs(device, Speed(device))).stages
     trials = replace(
         distillation,
         seconds=math.ceil(search.trials / plan.workers) * distillation.seconds,
         memory=plan.workers * distillation.memory,
         disk=search.trials * distillation.disk,
     )
-    together = Estimate((*before, trials)).together
-    held = f"{known.train:,} training and {known.validation:,} held-out images, whiten {each.data.whiten}"
+    together = Estimate((*expert_stages, trials)).together
+    data_text = f"{data_size.train:,} training and {data_size.validation:,} held-out images, whiten {trial.data.whiten}"
     rows = [
-        ("What", f"a search for {each.name}: {each.method.name}, {each.model}, {each.ipc} per class"),
-        ("On", f"{each.data.source}: {held}"),
-        ("Where", where_text(each.device, known.shape, known.classes, each.model).removeprefix("Device: ")),
-        *(("Experts", f"{stage.name}, once: {costs_text(stage)}") for stage in before),
+        ("What", f"a search for {trial.name}: {trial.method.name}, {trial.model}, {trial.ipc} per class"),
+        ("On", f"{trial.data.source}: {data_text}"),
+        ("Where", where_text(trial.device, data_size.shape, data_size.classes, trial.model).removeprefix("Device: ")),
+        *(("Experts", f"{stage.name}, once: {costs_text(stage)}") for stage in expert_stages),
         ("Trials", f"{search.trials} of {search.steps} outer steps: at most {costs_text(trials)}"),
         ("Together", f"at most {costs_text(together)}; most trials end early"),
         ("Goes to", place),

@@ -1,4 +1,4 @@
-"""The verbs that start from a preset: read, call the library, show."""
+"""The subcommands that start from a preset: parse, call the library, print."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FIRST = (
 
 
 def run_preset(request: Request) -> int:
-    """Everything from data to scores, and what is to be looked at."""
+    """Run all stages from data to scores, and print the scores and the files to look at."""
     if only_estimate(request):
         return 0
     check_device(request.experiment.device)
@@ -71,7 +71,7 @@ def run_preset(request: Request) -> int:
 
 
 def train(request: Request) -> None:
-    """The experts of a preset, and their quality."""
+    """Train the experts of a preset, and print their quality."""
     changes, experiment = request.changes, request.experiment
     assert isinstance(changes, ExpertChanges)
     if experiment.method.expert is None:
@@ -102,20 +102,20 @@ def train(request: Request) -> None:
 
 @contextmanager
 def placed(request: Request) -> Iterator[None]:
-    """Inside the block, experts, evaluated networks and the trajectories of a step are computed where the flags say: on
-    a cluster, which is asked now, before data are read, or here."""
+    """Inside the block, experts, evaluated networks and the trajectories of a step are computed where the flags request
+    it: on a cluster, which is contacted now, before data are read, or in this process."""
     changes, experiment = request.changes, request.experiment
     if not isinstance(changes, ClusterChanges):
         yield
         return
     with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
-        if (there := used()) is not None:
-            there.connect(gpu=settled_device(experiment.device) != "cpu")
+        if (cluster := used()) is not None:
+            cluster.connect(gpu=settled_device(experiment.device) != "cpu")
         yield
 
 
 def distil(request: Request) -> None:
-    """A distilled set, without its evaluation."""
+    """Make a distilled set without evaluating it."""
     if only_estimate(request):
         return
     check_device(request.experiment.device)
@@ -123,18 +123,18 @@ def distil(request: Request) -> None:
         dataset = prepare(request.experiment, request.out, teller(request))
         with RunDir(request.out).writing(), tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
-    shown = renew_page(request.out) or RunDir(request.out).images
-    Terminal().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
+    preview = renew_page(request.out) or RunDir(request.out).images
+    Terminal().print(f"Look at:  {preview}\nNext:     astdistill evaluate {request.out}", highlight=False)
 
 
 def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
     console = Terminal()
-    for shown in filter(None, (table(scores), taught_table(scores))):
-        console.print(terminal(shown))
+    for tabulation in filter(None, (table(scores), taught_table(scores))):
+        console.print(terminal(tabulation))
     published = experiment.published
-    for word, figure in {"Published": published, "Best peer": published.peer}.items():
+    for label, figure in {"Published": published, "Best peer": published.peer}.items():
         if figure.accuracy is not None:
-            console.print(f"{word} for {experiment.name}: {figure.accuracy} % ({figure.source}).", highlight=False)
+            console.print(f"{label} for {experiment.name}: {figure.accuracy} % ({figure.source}).", highlight=False)
     run = RunDir(out)
     for path in (run.page, run.images):
         if path.exists():
@@ -143,45 +143,46 @@ def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
 
 
 def threads_of(request: Request, follow: bool = True) -> Threads:
-    """Threads of the CPU: as many as were asked for, or as the run was begun with on this kind of processor, because
-    the last bits of its numbers depend on them.
+    """Threads of the CPU: the requested number, or the number that the run was begun with on this kind of processor,
+    because the last bits of its results depend on it.
 
-    In a new run, workers divide one for each core that this process may use, whatever else runs. A step in this process
-    takes as many on a CPU as other processes leave cores free when it begins (`threads_beside_others`), unless the
-    command does not `follow` them: it computes no step of its own, as where several runs are jobs of workers, or saves
-    no number of threads.
+    In a new run, workers divide one thread for each core that this process may use, regardless of other processes. A
+    step in this process takes as many threads on a CPU as other processes leave cores free at its beginning
+    (`threads_beside_others`), unless `follow` is false. It is false for a command that computes no step itself, for
+    example because several runs are jobs of workers, or that saves no number of threads.
     """
-    if (asked := request.changes.threads) is not None:
-        return Threads(asked, asked)
-    usual, follow = own_threads(), follow and settled_device(request.experiment.device) == "cpu"
+    if (requested := request.changes.threads) is not None:
+        return Threads(requested, requested)
+    default, follow = own_threads(), follow and settled_device(request.experiment.device) == "cpu"
     follow = follow and not getattr(request.changes, "seeds", None)
-    begun = RunDir(request.out).threads(machine()["processor"])
-    if begun is None and follow:
-        beside = threads_beside_others(usual)
-        if why := why_fewer(beside):
-            progress.tell(why)
-        return beside
-    if begun is None:
-        return Threads(usual, usual)
+    saved = RunDir(request.out).threads(machine()["processor"])
+    if saved is None and follow:
+        available = threads_beside_others(default)
+        if reason := why_fewer(available):
+            progress.tell(reason)
+        return available
+    if saved is None:
+        return Threads(default, default)
     if not follow:
-        begun = Threads(begun.divided, begun.divided)
-    if begun != (usual, usual) and settled_device(request.experiment.device) == "cpu":
+        saved = Threads(saved.divided, saved.divided)
+    if saved != (default, default) and settled_device(request.experiment.device) == "cpu":
         progress.tell(
-            f"This run was begun with {many(begun.step, 'thread')} and goes on with them, so that its numbers stay "
-            f"the same to the last bit; this process may use {usual}, and --threads {usual} takes them."
+            f"This run was begun with {many(saved.step, 'thread')} and goes on with them, so that its numbers stay "
+            f"the same to the last bit; this process may use {default}, and --threads {default} takes them."
         )
-    return begun
+    return saved
 
 
 def computing_with(threads: Threads) -> AbstractContextManager[None]:
-    """Inside the block, this process computes with these threads, and workers divide theirs."""
+    """Inside the block, this process computes with these threads, and its workers divide theirs."""
     return limited(threads.step, threads.divided)
 
 
 def teller(request: Request) -> Callable[[Description], None]:
-    """Says what was read, which settings were chosen for it, and, where no preset says so, what the run will take."""
+    """A callback that prints the description of the data, the settings chosen for them, and, without a preset, the
+    estimated cost of the run."""
 
-    def told(description: Description) -> None:
+    def print_description(description: Description) -> None:
         experiment = request.experiment
         tell(description)
         _warn_of_memory(experiment, estimate.size_of(description))
@@ -193,32 +194,32 @@ def teller(request: Request) -> Callable[[Description], None]:
             with using(request.experiment.engine):
                 plain(expected(estimate.estimate(request.experiment, estimate.size_of(description))))
 
-    return told
+    return print_description
 
 
-def _warn_of_memory(experiment: Experiment, known: DatasetSize) -> None:
-    """Say what will not fit into memory, before it is begun; the images are there already."""
+def _warn_of_memory(experiment: Experiment, data_size: DatasetSize) -> None:
+    """Warn of stages that will not fit into memory, before they begin. The images are loaded already."""
     device = settled_device(experiment.device)
-    if device != "cpu" or experiment.ipc * known.classes > known.train:  # which the run refuses
+    if device != "cpu" or experiment.ipc * data_size.classes > data_size.train:  # the run raises an error for it
         return
     with using(experiment.engine):
-        costs = estimate.counted(experiment, known, Costs(device))
-    if short := estimate.shortage(costs, free_memory(), known.held(experiment.data, device)):
+        costs = estimate.counted(experiment, data_size, Costs(device))
+    if short := estimate.shortage(costs, free_memory(), data_size.held(experiment.data, device)):
         plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
 
 
 def expected(cost: Estimate) -> str:
-    """The time of an estimate in a sentence."""
+    """The time and the memory of an estimate in a sentence."""
     stages = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in cost.stages)
-    whole = cost.together
-    words = f"Estimated for this machine: {duration(whole.seconds)} ({stages}) and {size(whole.memory)} of memory."
+    total = cost.together
+    text = f"Estimated for this machine: {duration(total.seconds)} ({stages}) and {size(total.memory)} of memory."
     if cost.speed is not None:
-        words = f"{words} {cost.speed.disturbed()}".rstrip()
-    return "\n".join(textwrap.wrap(words, COLUMNS))
+        text = f"{text} {cost.speed.disturbed()}".rstrip()
+    return "\n".join(textwrap.wrap(text, COLUMNS))
 
 
 def reasons(request: Request) -> list[str]:
-    """What was chosen for the data, or what is taken from a preset of other data, in lines of at most 80 columns."""
+    """The settings chosen for the data, or those taken from a preset of other data, in lines of at most 80 columns."""
     if request.proposal is not None:
         rows = request.proposal.told(request.experiment)
         return [
@@ -229,29 +230,29 @@ def reasons(request: Request) -> list[str]:
     if base is None or request.changes.data is None or request.changes.data == base.data.source:
         return []
     experiment = request.experiment
-    words = f"method {experiment.method.name}, network {experiment.model}, ipc {experiment.ipc} and all other numbers"
-    words = f"From the preset {base.name}: {words}"
-    left = base.data.first_classes or len(base.data.classes or ())
-    if left and not experiment.data.first_classes and not experiment.data.classes:
-        words += f"; not its choice of {left} classes of {base.data.source}"
-    return textwrap.wrap(f"{words}.", COLUMNS)
+    text = f"method {experiment.method.name}, network {experiment.model}, ipc {experiment.ipc} and all other numbers"
+    text = f"From the preset {base.name}: {text}"
+    class_count = base.data.first_classes or len(base.data.classes or ())
+    if class_count and not experiment.data.first_classes and not experiment.data.classes:
+        text += f"; not its choice of {class_count} classes of {base.data.source}"
+    return textwrap.wrap(f"{text}.", COLUMNS)
 
 
 def described(experiment: Experiment, show: Callable[[str], object]) -> DatasetSize:
-    """The size of the data; what is known of them is shown. Data with a name of their own are not looked at."""
+    """The size of the data, after showing their description. Data sets known by name are not read."""
     description = estimate.read_for_size(experiment.data, experiment.ipc)
     if description is not None:
         show(description.text())
         return estimate.size_of(description)
-    known = estimate.dataset_size(experiment)
+    data_size = estimate.dataset_size(experiment)
     show(f"Data: {experiment.data.source}, known by name; not read for an estimate")
-    counts = f"about {known.train:,} training, {known.test:,} test; {shape_text(known.shape)}"
-    show("\n".join([*item("images", counts), *item("classes", str(known.classes))]))
-    return known
+    counts = f"about {data_size.train:,} training, {data_size.test:,} test; {shape_text(data_size.shape)}"
+    show("\n".join([*item("images", counts), *item("classes", str(data_size.classes))]))
+    return data_size
 
 
 def only_estimate(request: Request) -> bool:
-    """Print what would be run and what it would cost, if only that was asked for."""
+    """For --dry-run, print the settings and the estimated cost. Returns whether it is a dry run."""
     experiment, as_json = request.experiment, request.changes.as_json
     if as_json and not request.dry_run:
         raise InputError("--json shows what a run would cost; add --dry-run, or leave it out.")
@@ -263,13 +264,13 @@ def only_estimate(request: Request) -> bool:
     check_places(request)
     show = {True: lambda text: None, False: print}[as_json]
     with using(experiment.engine), computing_with(threads_of(request)):
-        known = described(experiment, show)
-        check_size(experiment, known)
-        check_slots(known.shape, experiment.data.whiten, experiment.distill)
+        data_size = described(experiment, show)
+        check_size(experiment, data_size)
+        check_slots(data_size.shape, experiment.data.whiten, experiment.distill)
         for line in reasons(request):
             show(line)
-        cost = estimate.estimate(experiment, known)
-        where = where_text(experiment.device, known.shape, known.classes, experiment.model)
+        cost = estimate.estimate(experiment, data_size)
+        device_text = where_text(experiment.device, data_size.shape, data_size.classes, experiment.model)
     if as_json:
         print(json.dumps(as_numbers(request, cost), indent=2))
         return True
@@ -277,13 +278,13 @@ def only_estimate(request: Request) -> bool:
         plain(disturbed)
     if short := estimate.shortage(cost, free_memory()):
         plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
-    for line in closing(request, known, cost, where):
+    for line in closing(request, data_size, cost, device_text):
         print(line)
     return True
 
 
 def check_places(request: Request) -> None:
-    """Raise InputError for a folder, a mirror or a cluster whose name is none, as the run does."""
+    """Raise InputError for an invalid folder, mirror or cluster, as the run does."""
     changes = request.changes
     if not isinstance(changes, ExpertChanges):
         check_folder(request.out, "--out")
@@ -295,34 +296,33 @@ def check_places(request: Request) -> None:
 
 
 def as_numbers(request: Request, cost: Estimate) -> dict[str, Any]:
-    """Settings and costs of what would be run, ready for JSON."""
+    """The settings and the estimated costs, ready for JSON."""
     stages = [asdict(stage) | {"parts": dict(stage.parts)} for stage in (*cost.stages, cost.together)]
     device = settled_device(request.experiment.device)
     return {"settings": request.experiment.to_json(), "device": device, "stages": stages, "out": str(request.out)}
 
 
-def closing(request: Request, known: DatasetSize, cost: Estimate, where: str) -> list[str]:
-    """The last ten lines of a dry run, at the most, of 80 columns: what, on what data, how long, how much memory and
-    disk."""
+def closing(request: Request, data_size: DatasetSize, cost: Estimate, device_text: str) -> list[str]:
+    """The last lines of a dry run, at most ten of 80 columns: settings, data, time, memory and disk."""
     experiment = request.experiment
-    images = experiment.ipc * known.classes
-    what = f"{experiment.name}: {experiment.method.name}, {experiment.model}, {images:,} images"
-    what += f" ({experiment.ipc} per class)"
-    data = f"{experiment.data.source}: {known.train:,} training and {known.test:,} test images"
+    images = experiment.ipc * data_size.classes
+    summary = f"{experiment.name}: {experiment.method.name}, {experiment.model}, {images:,} images"
+    summary += f" ({experiment.ipc} per class)"
+    data = f"{experiment.data.source}: {data_size.train:,} training and {data_size.test:,} test images"
     data += f", whiten {experiment.data.whiten}"
-    rows = [("What", what), ("On", data), ("Where", where.removeprefix("Device: "))]
+    rows = [("What", summary), ("On", data), ("Where", device_text.removeprefix("Device: "))]
     rows += estimate.summary(cost, getattr(request.changes, "seeds", None) or 1)
     rows.append(("Goes to", request.place))
     return ["", *lined_up(rows)]
 
 
 def lined_up(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Names and texts as lines of 80 columns."""
+    """Names and texts as lines of at most 80 columns."""
     return [shortened(f"{name + ':':<14}{text}") for name, text in rows]
 
 
 def shortened(line: str) -> str:
-    """The line in 80 columns; what does not fit ends in …"""
+    """The line, cut off at 80 columns with …"""
     if len(line) <= COLUMNS:
         return line
     return line[: COLUMNS - 1] + "…"
@@ -333,7 +333,7 @@ demo = PresetCommand(
     run_preset,
     "Distil scikit-learn's digits to one image per class, and evaluate the result.",
     kind=Changes,
-    preset=lambda changes, rest: "digits-ipc1",
+    preset=lambda changes, remaining: "digits-ipc1",
     folder="demo",
     prog="astdistill {verb}",
 )

@@ -1,4 +1,4 @@
-"""`astdistill verify`: whether what lies in a store, a run or a file is what was written."""
+"""`astdistill verify`: whether a store, a run or a file is undamaged."""
 
 from __future__ import annotations
 
@@ -32,49 +32,52 @@ class Verify(Record):
 
 
 @command("verify")
-def verify(given: Verify) -> int:
-    """Check every digest; 1 where something is damaged."""
-    checks = checks_of(given.path)
+def verify(options: Verify) -> int:
+    """Check every digest, and return the exit code: 1 if something is damaged."""
+    checks = checks_of(options.path)
     if not checks:
-        raise InputError(f"{given.path} has no files of astdistill; name a run folder, a folder of experts, or a file.")
-    console, damaged, without, volume = Console(stderr=False), 0, 0, 0
-    for bytes_of_it, look in checks:
-        volume += bytes_of_it
+        raise InputError(
+            f"{options.path} has no files of astdistill; name a run folder, a folder of experts, or a file."
+        )
+    console, damaged, undigested, volume = Console(stderr=False), 0, 0, 0
+    for file_size, run_check in checks:
+        volume += file_size
         try:
-            without += not look()
+            undigested += not run_check()
         except InputError as error:
             damaged += 1
             console.print(f"[red]damaged[/red]  {error}", highlight=False)
-    words = f"{many(len(checks), 'file')}, {size(volume)}: {damaged or 'none'} damaged"
-    if without:
-        words += f"; {without} are of an earlier version, without digests, and could only be read"
-    console.print(f"{words}.", highlight=False)
+    summary = f"{many(len(checks), 'file')}, {size(volume)}: {damaged or 'none'} damaged"
+    if undigested:
+        summary += f"; {undigested} are of an earlier version, without digests, and could only be read"
+    console.print(f"{summary}.", highlight=False)
     return int(damaged > 0)
 
 
 def checks_of(path: Path) -> list[tuple[int, Callable[[], bool]]]:
-    """For each file or object that can be checked, its bytes, and what checks it (see `check`)."""
+    """The size in bytes, and the check (see `check`), of each file or object that can be checked."""
     if not isinstance(path, Url):
         return [(file.stat().st_size, partial(check, file)) for file in files_of(path)]
     objects, sizes = Objects(path), Objects(path).sizes()
-    ours = [name for name in sorted(sizes) if _is_ours(Path(name)) and name != MARKER]
-    return [(sizes[name], partial(_check_object, objects, name)) for name in ours]
+    names = [name for name in sorted(sizes) if _is_ours(Path(name)) and name != MARKER]
+    return [(sizes[name], partial(_check_object, objects, name)) for name in names]
 
 
 def _check_object(objects: Objects, name: str) -> bool:
-    """As `check`, of an object: as a file, beside the description of its store if it is an expert."""
-    store, _, own = name.rpartition("/")
+    """Like `check`, for an object: it is downloaded to a file, with the description of its store next to it if it is an
+    expert."""
+    store, _, file_name = name.rpartition("/")
     recipe = f"{store}/{RECIPE}".lstrip("/")
     with objects.brought(name) as file:
-        expert = EXPERT.fullmatch(own)
+        expert = EXPERT.fullmatch(file_name)
         if expert is None or store.endswith(ENDING):
             return check(file)
         file.with_name(RECIPE).write_bytes(objects.whole(recipe))
-        plain = file.rename(file.with_name(f"{expert['expert']}{TENSORS}"))
+        renamed = file.rename(file.with_name(f"{expert['expert']}{TENSORS}"))
         try:
-            return check(plain)
+            return check(renamed)
         except InputError as error:
-            raise InputError(str(error).replace(str(plain), str(file))) from error
+            raise InputError(str(error).replace(str(renamed), str(file))) from error
 
 
 def files_of(path: Path) -> list[Path]:
@@ -89,7 +92,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def check(file: Path) -> bool:
-    """Whether the file has digests, all of which are right. Raises InputError for one that is not what was written."""
+    """Whether the file has digests, which are all correct. Raises InputError for a damaged file."""
     if file.name == ROWS:
         return _check_partial(file.parent)
     if file.suffix == JSON:
@@ -103,18 +106,18 @@ def check(file: Path) -> bool:
 
 
 def _check_expert(file: Path) -> None:
-    """Every row of one expert, a few at a time."""
+    """Check every row of one expert, a few at a time."""
     store, expert = TrajectoryStore.open(file.parent), int(file.stem)
-    for first, last in _parts(store.trained_epochs(expert) + 1):
+    for first, last in _row_ranges(store.trained_epochs(expert) + 1):
         store.rows(expert, first, last)
 
 
-def _parts(count: int, size: int = 16) -> Iterator[tuple[int, int]]:
+def _row_ranges(count: int, size: int = 16) -> Iterator[tuple[int, int]]:
     return ((first, min(first + size, count)) for first in range(0, count, size))
 
 
 def _check_partial(folder: Path) -> bool:
-    """The rows of a half-trained expert, whose digests are in its state."""
+    """Check the rows of a half-trained expert against the digests in its state."""
     state = folder / f"state{TENSORS}"
     if not folder.name.endswith(ENDING) or not state.exists():
         return True

@@ -1,4 +1,4 @@
-"""`astdistill watch`: a run as seen from another terminal; look, show, wait, look again."""
+"""`astdistill watch`: the progress of a run or a sweep, shown in another terminal and updated repeatedly."""
 
 from __future__ import annotations
 
@@ -33,55 +33,55 @@ from .flags import Word
 
 
 def screen(view: LiveRun) -> Table:
-    """One line for each thing there is to say: how it stands, the stages with their bars, loss, learning rate,
-    validation, scores."""
+    """A table of the progress: settings, the stages with their bars, loss, learning rate, validation, scores, and the
+    state of the run."""
     config = view.config
-    shown = _grid()
+    grid = _grid()
     with reading(view.dir.config, "the settings of a run", "restore it, or name another run"):
         about = f"{config['method']['name']}, {config['ipc']} per class, {config['model']}; {view.dir.folder}"
         rows = [(str(config["name"]), "", about), *_rows(view)]
     for title, bar, text in rows:
-        shown.add_row(title, bar, Text(text))
-    return shown
+        grid.add_row(title, bar, Text(text))
+    return grid
 
 
 def _rows(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
     if view.expert_progress is not None:
-        seen = view.expert_progress
-        text = f"{seen.finished}/{seen.count} finished"
-        if seen.accuracies:
-            text += f", test {spread(seen.accuracies)} % so far"
-        yield "experts", _bar(seen.epochs, seen.of), text
+        experts = view.expert_progress
+        text = f"{experts.finished}/{experts.count} finished"
+        if experts.accuracies:
+            text += f", test {spread(experts.accuracies)} % so far"
+        yield "experts", _bar(experts.epochs, experts.of), text
     if view.metrics:
-        yield from _distillation(view)
-    yield from _scores(view)
+        yield from _distillation_rows(view)
+    yield from _score_rows(view)
     if view.running and view.status is not None:
         yield "now", _bar(view.status.done, view.status.total), view.status.line()
     yield "", "", ending(view)
 
 
-def _distillation(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
-    lines, whole = view.metrics, int(view.config["distill"]["iterations"])
+def _distillation_rows(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
+    lines, total = view.metrics, int(view.config["distill"]["iterations"])
     done, losses = int(lines[-1]["iteration"]) + 1, finite(lines, "loss")
-    told = [f"η {float(line['lr']):.4g}" for line in lines[-1:] if line.get("lr") is not None]
-    told += [f"{count} {word}" for word in ("skipped", "passed") if (count := sum(word in line for line in lines))]
-    yield "distillation", _bar(done, whole), ", ".join([f"step {done:,} of {whole:,}", *told])
+    details = [f"η {float(line['lr']):.4g}" for line in lines[-1:] if line.get("lr") is not None]
+    details += [f"{count} {key}" for key in ("skipped", "passed") if (count := sum(key in line for line in lines))]
+    yield "distillation", _bar(done, total), ", ".join([f"step {done:,} of {total:,}", *details])
     if losses:
         yield "loss", sparkline(losses, _bar_width()), f"{losses[-1]:.4f} (lowest {min(losses):.4f})"
-    tested = [line for line in lines if line.get("validation") is not None]
-    if tested:
-        best = max(tested, key=lambda line: float(line["validation"]))
-        text = f"{float(tested[-1]['validation']):.1f} % after step {tested[-1]['iteration'] + 1}"
+    validated = [line for line in lines if line.get("validation") is not None]
+    if validated:
+        best = max(validated, key=lambda line: float(line["validation"]))
+        text = f"{float(validated[-1]['validation']):.1f} % after step {validated[-1]['iteration'] + 1}"
         yield (
             "validation",
-            sparkline(finite(tested, "validation"), _bar_width()),
+            sparkline(finite(validated, "validation"), _bar_width()),
             f"{text}, best {float(best['validation']):.1f} % after step {best['iteration'] + 1}",
         )
 
 
-def _scores(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
-    """What the run's own evaluation has so far, or where that is of an earlier set the latest one; a file that cannot
-    be read is no reason to stop watching."""
+def _score_rows(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
+    """Yield the scores of the run's own evaluation so far or, if that is of an earlier set, of the latest evaluation. A
+    file that cannot be read does not end the watching."""
     evaluation = view.dir
     if outdated(view.dir, [view.dir.synthetic]):
         evaluation = current(view.dir)
@@ -96,7 +96,7 @@ def _scores(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
 
 
 def ending(view: LiveRun) -> str:
-    """A sentence for a run that nobody is at; empty for one under way."""
+    """A sentence for a run that is not running; empty for a running one."""
     if view.running:
         return ""
     if view.finished:
@@ -120,7 +120,7 @@ def _bar(done: int, total: int | None) -> ProgressBar | str:
 
 
 def _bar_width() -> int:
-    """Columns of a bar: a quarter of a narrow terminal, so that words have room beside it."""
+    """Columns of a bar: a quarter of a narrow terminal, so that the text next to it has room."""
     return min(20, max(4, Terminal().width // 4))
 
 
@@ -134,11 +134,12 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """`values` as at most `width` blocks of a height, each the median of its share; empty for none."""
+    """`values` as at most `width` block characters, each of which shows the median of its share; empty for no
+    values."""
     if not values:
         return ""
     width = min(width, len(values))
-    edges = [round(place * len(values) / width) for place in range(width + 1)]
+    edges = [round(index * len(values) / width) for index in range(width + 1)]
     medians = [statistics.median(values[first:last]) for first, last in pairwise(edges)]
     low, span = min(medians), max(medians) - min(medians)
     if span == 0:
@@ -148,12 +149,12 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
 @dataclass(frozen=True)
 class LiveSweep:
-    """A sweep as it is now."""
+    """A sweep at the time of reading."""
 
     folder: Path
     sweep: Sweep
     whole: LiveRun
-    """What the process that runs the sweep says of itself."""
+    """The progress of the process that runs the sweep."""
 
     @property
     def running(self) -> bool:
@@ -161,29 +162,29 @@ class LiveSweep:
 
     @property
     def ended(self) -> bool:
-        """Whether nobody is at it any more."""
+        """Whether no process runs it any more."""
         return not self.running
 
 
 def screen_of_sweep(view: LiveSweep) -> Table:
-    """One line for the whole, and one for each row."""
-    shown = _grid()
-    done, failed, left = (len(view.sweep.of(state)) for state in ("finished", "failed", "waiting"))
-    shown.add_row("sweep", _bar(done, len(view.sweep.rows)), Text(f"{view.sweep.title}; {view.folder}"))
+    """A table with one line for the sweep, and one for each row."""
+    grid = _grid()
+    done, failed, waiting = (len(view.sweep.of(state)) for state in ("finished", "failed", "waiting"))
+    grid.add_row("sweep", _bar(done, len(view.sweep.rows)), Text(f"{view.sweep.title}; {view.folder}"))
     for row in view.sweep.rows:
-        shown.add_row(row.folder, *_row_of_sweep(view.folder, row))
+        grid.add_row(row.folder, *_row_of_sweep(view.folder, row))
     if view.running and view.whole.status is not None:
-        shown.add_row("now", _bar(view.whole.status.done, view.whole.status.total), Text(view.whole.status.line()))
-        return shown
-    words = f"{done} rows are finished, {failed} failed, {left} are left."
-    if left or failed:
-        words += " It is not running; the same command goes on with it."
-    shown.add_row("", "", words)
-    return shown
+        grid.add_row("now", _bar(view.whole.status.done, view.whole.status.total), Text(view.whole.status.line()))
+        return grid
+    summary = f"{done} rows are finished, {failed} failed, {waiting} are left."
+    if waiting or failed:
+        summary += " It is not running; the same command goes on with it."
+    grid.add_row("", "", summary)
+    return grid
 
 
 def _row_of_sweep(folder: Path, row: SweepRow) -> tuple[ProgressBar | str, Text]:
-    """The bar of a row, and its accuracy, its error, or what it is doing."""
+    """The bar of a row, and its accuracy, its error or its current step."""
     if row.state == "finished":
         return "", Text(f"{spread(row.accuracies)} % (n = {len(row.accuracies)})")
     if row.state == "failed":
@@ -195,17 +196,17 @@ def _row_of_sweep(folder: Path, row: SweepRow) -> tuple[ProgressBar | str, Text]
 
 
 def _grid() -> Table:
-    """Three columns: what, its bar, and words."""
-    shown = Table.grid(padding=(0, 2))
-    shown.add_column(style="bold", no_wrap=True)
-    shown.add_column(width=_bar_width())
-    shown.add_column(overflow="fold")
-    return shown
+    """An empty table with three columns: name, bar and text."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(width=_bar_width())
+    table.add_column(overflow="fold")
+    return table
 
 
 def look(folder: Path) -> LiveRun | LiveSweep | None:
-    """The run or the sweep in `folder` as it is now; None where none has begun. Raises InputError for a folder of other
-    things."""
+    """The run or the sweep in `folder` in its present state; None if none has begun. Raises InputError for a folder
+    with other contents."""
     run = RunDir(folder)
     if run.config.exists():
         return LiveRun.of(folder)
@@ -216,8 +217,8 @@ def look(folder: Path) -> LiveRun | LiveSweep | None:
     return None
 
 
-SLOWEST = 3600
-"""Seconds between two looks, at most."""
+MAX_SECONDS = 3600
+"""Maximum number of seconds between two updates."""
 
 
 class Watch(Record):
@@ -232,16 +233,16 @@ class Watch(Record):
 
 
 @command("watch")
-def watch(given: Watch) -> None:
-    """Show it; Ctrl-C ends the watching, not the run, and is no error."""
+def watch(options: Watch) -> None:
+    """Show the progress. Ctrl-C ends the watching, not the run, and is not an error."""
     with suppress(KeyboardInterrupt):
-        _watch(given.run, given.once, given.every)
+        _watch(options.run, options.once, options.every)
 
 
 def _watch(run: Path, once: bool, every: float) -> None:
-    if not 0 < every <= SLOWEST:
-        raise InputError(f"--every {every:g} was given; choose a number of seconds above 0 and up to {SLOWEST}.")
-    check_folder(run, "watch", file=True)  # of a file, `look` says more
+    if not 0 < every <= MAX_SECONDS:
+        raise InputError(f"--every {every:g} was given; choose a number of seconds above 0 and up to {MAX_SECONDS}.")
+    check_folder(run, "watch", file=True)  # for a file, `look` raises a clearer error
     view = look(run)
     if once:
         if view is None:
@@ -254,17 +255,18 @@ def _watch(run: Path, once: bool, every: float) -> None:
 
 
 def shown(view: LiveRun | LiveSweep) -> Table:
-    """The screen of what was found."""
+    """The table for a run or a sweep."""
     if isinstance(view, LiveSweep):
         return screen_of_sweep(view)
     return screen(view)
 
 
 def _follow(run: Path, view: LiveRun | LiveSweep | None, every: float) -> None:
-    """Show the run until nobody is at it any more; on a terminal in place, otherwise one look below the other."""
+    """Show the run until no process runs it any more: in place on a terminal, otherwise each update below the last
+    one."""
     console, idle = Terminal(), 0
-    with Live(console=console, auto_refresh=False) if console.is_terminal else _Plain(console) as live:
-        while idle < 2:  # a run that has just claimed its folder says a moment later that it is at work
+    with Live(console=console, auto_refresh=False) if console.is_terminal else _PlainDisplay(console) as live:
+        while idle < 2:  # a run that has just locked its folder reports progress a moment later
             if view is not None:
                 live.update(shown(view), refresh=True)
                 idle += 1
@@ -277,17 +279,17 @@ def _follow(run: Path, view: LiveRun | LiveSweep | None, every: float) -> None:
                 view = look(run)
 
 
-class _Plain:
-    """What stands for a live display where there is no terminal."""
+class _PlainDisplay:
+    """Replaces the live display if there is no terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def __enter__(self) -> _Plain:
+    def __enter__(self) -> _PlainDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def update(self, shown: object, refresh: bool) -> None:
-        self._console.print(shown)
+    def update(self, renderable: object, refresh: bool) -> None:
+        self._console.print(renderable)

@@ -1,4 +1,4 @@
-"""Files of arrays: .npz and .npy, IDX (MNIST's own format, also gzipped), and the .mat files of SVHN and others."""
+"""Readers for array files: .npz and .npy, IDX (the format of MNIST, also gzipped), and .mat files (SVHN and others)."""
 
 from __future__ import annotations
 
@@ -27,37 +27,39 @@ from .splits import split_of
 
 IDX = re.compile(r"[-._]idx\d?([-._]\w+)?(\.gz)?$", re.IGNORECASE)
 IDX_FORMAT = re.compile(r"[-._]idx[1-4]([-._]?ubyte)?(\.gz)?$", re.IGNORECASE)
-"""Names that say nothing else; what else ends in idx (class_to_idx.json, train.idx) is one where it begins so."""
+"""File names that can only mean IDX. Other names that IDX matches (class_to_idx.json, train.idx) count only if the file
+has an IDX header."""
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 AT_ONCE = 1 << 24
 """Bytes of an IDX file that are read at once."""
 SVHN_MAT = re.compile(r"(train|test|extra)_32x32\.mat", re.IGNORECASE)
 RAW = "raw"
-INSIDE = (
+KNOWN_SUBFOLDERS = (
     "cifar-10-batches-py", "cifar-100-python", "cifar-10-batches-bin", "cifar-100-binary",
     "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw", "EMNIST/raw", "QMNIST/raw", RAW,
 )  # fmt: skip
-"""Folders that torchvision and the published archives make inside the one that is named."""
-UNREAD = {
+"""Subfolders that torchvision and the published archives create inside the folder that the user names."""
+UNSUPPORTED = {
     (".pkl", ".pickle", ".pt", ".pth", ".joblib"): "a pickle, which runs code when it is opened",
     (".h5", ".hdf5"): "an HDF5 file",
     (".tar", ".gz", ".tgz", ".rar", ".7z"): "an archive",
 }
-"""Files that somebody may give, and what they are."""
+"""Endings of files that are not supported, and what the error message calls them."""
 
 
 @dataclass(frozen=True)
 class ArrayFolder:
-    """Files of one folder that make a data set, and what reads them."""
+    """A folder of array files that form one data set, and the function that reads them."""
 
     folder: Path
     read: Callable[[Wanted], RawData]
 
 
 def from_array_file(path: Path, wanted: Wanted = AS_FOUND) -> RawData | None:
-    """The set in an .npz, .npy, .mat or IDX file; None where it is none of these.
+    """Read the data set in an .npz, .npy, .mat or IDX file; return None for any other file.
 
-    Raises InputError for a file that is, but cannot be read, and for pickles, which are never opened.
+    Raises InputError if such a file cannot be read, and for pickles and other unsupported files, which are never
+    opened.
     """
     name = path.name.lower()
     if name.endswith(".npz"):
@@ -73,45 +75,45 @@ def from_array_file(path: Path, wanted: Wanted = AS_FOUND) -> RawData | None:
         return _from_idx(path.parent, _idx_group(path), wanted)
     if is_cifar(path.parent) and not path.suffix:
         return _from_cifar(path.parent, wanted)
-    what = next((what for endings, what in UNREAD.items() if name.endswith(endings)), None)
-    if what is not None:
+    description = next((description for endings, description in UNSUPPORTED.items() if name.endswith(endings)), None)
+    if description is not None:
         raise InputError(
-            f"{path} is {what}, and is not read; unpack it or store its arrays with numpy.savez, and give that."
+            f"{path} is {description}, and is not read; unpack it or store its arrays with numpy.savez, and give that."
         )
     return None
 
 
 def array_folder(folder: Path, listing: Listing) -> ArrayFolder | None:
-    """What reads a folder of array files; None where there are none.
+    """Find the reader for a folder of array files; return None if the folder holds none.
 
-    Looks at the names in the folder, then into the folders that torchvision and the published archives make, of which
-    one that is called only 'raw' may be anything beside folders of pictures. Raises InputError where several of these
-    are there.
+    Checks the files in the folder, then the subfolders that torchvision and the published archives create. A subfolder
+    called just 'raw' is ignored if the folder also has subfolders of images. Raises InputError if several subfolders
+    hold a data set.
     """
-    reader = _reader(folder, listing)
+    reader = _find_reader(folder, listing)
     if reader is not None:
         return reader
-    places = [folder / name for name in INSIDE if (folder / name).is_dir()]
-    if folder / RAW in places and _has_folders_of_pictures(folder, listing):
-        places.remove(folder / RAW)
-    inside = [each for place in places if (each := _reader(place, listing)) is not None]
-    if len(inside) > 1:
-        several = " and ".join(str(each.folder) for each in inside)
-        raise InputError(f"{folder} holds several data sets, {several}; name one of them with --data.")
-    return next(iter(inside), None)
+    subfolders = [folder / name for name in KNOWN_SUBFOLDERS if (folder / name).is_dir()]
+    if folder / RAW in subfolders and _has_folders_of_pictures(folder, listing):
+        subfolders.remove(folder / RAW)
+    readers = [each for subfolder in subfolders if (each := _find_reader(subfolder, listing)) is not None]
+    if len(readers) > 1:
+        found = " and ".join(str(each.folder) for each in readers)
+        raise InputError(f"{folder} holds several data sets, {found}; name one of them with --data.")
+    return next(iter(readers), None)
 
 
-def _reader(folder: Path, listing: Listing) -> ArrayFolder | None:
+def _find_reader(folder: Path, listing: Listing) -> ArrayFolder | None:
     names = _file_names(folder)
     if is_cifar(folder) and (begins_as_cifar(folder) or not _has_folders_of_pictures(folder, listing)):
         return ArrayFolder(folder, lambda wanted: _from_cifar(folder, wanted))
-    if idx := _idx_files(folder, names, listing):
-        return ArrayFolder(folder, lambda wanted: _from_idx(folder, idx, wanted))
+    if idx_names := _idx_files(folder, names, listing):
+        return ArrayFolder(folder, lambda wanted: _from_idx(folder, idx_names, wanted))
     if mats := _svhn_files(folder, names, listing):
         return ArrayFolder(
             folder, lambda wanted: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder)), wanted)
         )
-    if _holds_folders(folder):
+    if _has_subfolders(folder):
         return None
     if npys := [folder / name for name in names if name.lower().endswith(".npy")]:
         return ArrayFolder(folder, lambda wanted: set_of_arrays(_npy_arrays(npys, folder), wanted))
@@ -121,21 +123,22 @@ def _reader(folder: Path, listing: Listing) -> ArrayFolder | None:
 
 
 def _has_folders_of_pictures(folder: Path, listing: Listing) -> bool:
-    """Whether class folders may be meant: files beside them that are only called like arrays are none then, and
-    elsewhere they are refused as damaged."""
+    """Whether the folder has subfolders of images, which may be the classes. Files that are only named like arrays are
+    then ignored; without such subfolders they are rejected as damaged."""
     return any(True for _ in listing.subfolders(folder))
 
 
 def _idx_files(folder: Path, names: Sequence[str], listing: Listing) -> list[str]:
-    """The files of the format IDX: those that begin so, and others that are called so and no more."""
-    sure = [name for name in names if IDX.search(name) and _begins_as_idx(folder / name)]
-    called = [name for name in names if name not in sure and IDX_FORMAT.search(name)]
-    if called and not _has_folders_of_pictures(folder, listing):
-        return [name for name in names if name in sure or name in called]
-    return sure
+    """Names of the IDX files: those with an IDX header and, if there are no folders of images, those whose name can
+    only mean IDX."""
+    confirmed = [name for name in names if IDX.search(name) and _has_idx_header(folder / name)]
+    candidates = [name for name in names if name not in confirmed and IDX_FORMAT.search(name)]
+    if candidates and not _has_folders_of_pictures(folder, listing):
+        return [name for name in names if name in confirmed or name in candidates]
+    return confirmed
 
 
-def _begins_as_idx(path: Path) -> bool:
+def _has_idx_header(path: Path) -> bool:
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
@@ -147,14 +150,14 @@ def _begins_as_idx(path: Path) -> bool:
 
 
 def _svhn_files(folder: Path, names: Sequence[str], listing: Listing) -> list[Path]:
-    """The files of SVHN; beside folders of pictures only where there are training images among them, and MATLAB wrote
-    them all."""
+    """Paths of the SVHN files. If there are also folders of images, the files count only if they include training
+    images and all have a MATLAB header."""
     mats = [folder / name for name in names if SVHN_MAT.fullmatch(name)]
-    whole = any(path.name.lower().startswith("train") for path in mats) and all(map(_begins_as_mat, mats))
-    return mats * (whole or (bool(mats) and not _has_folders_of_pictures(folder, listing)))
+    confirmed = any(path.name.lower().startswith("train") for path in mats) and all(map(_has_mat_header, mats))
+    return mats * (confirmed or (bool(mats) and not _has_folders_of_pictures(folder, listing)))
 
 
-def _begins_as_mat(path: Path) -> bool:
+def _has_mat_header(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(HEADER)[-2:] in (b"IM", b"MI")
@@ -180,18 +183,18 @@ def _file_names(folder: Path) -> list[str]:
         ) from error
 
 
-def _holds_folders(folder: Path) -> bool:
+def _has_subfolders(folder: Path) -> bool:
     return any(each.is_dir() and not each.name.startswith((".", "__")) for each in folder.iterdir())
 
 
 def _folder_name(folder: Path) -> str:
-    """The name of the folder, or of the one above where it is called 'raw'."""
-    whole = folder.resolve()
-    return whole.parent.name if whole.name == "raw" else whole.name
+    """Name of the folder, or of its parent if the folder is called 'raw'."""
+    resolved = folder.resolve()
+    return resolved.parent.name if resolved.name == "raw" else resolved.name
 
 
-def _short(folder: Path) -> str:
-    """What a sentence calls the folder, also where it is given as '.'."""
+def _display_name(folder: Path) -> str:
+    """Name of the folder in messages, also if the folder is given as '.'."""
     return folder.resolve().name
 
 
@@ -199,49 +202,51 @@ def _short(folder: Path) -> str:
 
 
 def from_npz(path: Path, wanted: Wanted = AS_FOUND) -> RawData:
-    """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels, and other usual
-    names); `classes` may name the classes.
+    """Read the data set in an .npz file: x_train, y_train and, if present, x_test, y_test (or images, labels, and other
+    usual names); an array `classes` may name the classes.
 
-    See `set_of_arrays`. `layout` ('NHWC' or 'NCHW') in the file says where the channels are, which else is the axis
-    shorter than height and width. Only the arrays that are needed are read; nothing is unpickled.
+    See `set_of_arrays`. An array `layout` ('NHWC' or 'NCHW') gives the position of the channels, which otherwise are
+    the axis shorter than height and width. Only the arrays that are needed are read; nothing is unpickled.
     """
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
-    with _opened_npz(path) as arrays:
+    with _open_npz(path) as arrays:
         return set_of_arrays(arrays, wanted)
 
 
 @contextmanager
-def _opened_npz(path: Path) -> Iterator[NamedArrays]:
+def _open_npz(path: Path) -> Iterator[NamedArrays]:
     with ExitStack() as stack:
-        try:  # a file of our own, which is closed where numpy refuses it
+        try:  # opened here, so that it is closed if numpy rejects it
             file = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
         except Exception as error:  # numpy, zipfile and zlib raise a dozen unrelated types
-            raise _broken_npz(path, "", error) from error
-        arrays = NamedArrays(path.stem, str(path), path.name, tuple(file.files), lambda name: _member(file, name, path))
+            raise _npz_error(path, "", error) from error
+        arrays = NamedArrays(
+            path.stem, str(path), path.name, tuple(file.files), lambda name: _read_member(file, name, path)
+        )
         yield medmnist.described(arrays, path.stem)
 
 
-def _member(file: Any, name: str, path: Path) -> np.ndarray:
+def _read_member(file: Any, name: str, path: Path) -> np.ndarray:
     try:
-        held = file[name]
+        array = file[name]
     except Exception as error:  # as above
-        raise _broken_npz(path, name, error) from error
-    if not isinstance(held, np.ndarray):
+        raise _npz_error(path, name, error) from error
+    if not isinstance(array, np.ndarray):
         raise InputError(f"{name} in {path} is not an array; write the file with numpy.savez.")
-    return held
+    return array
 
 
-def _broken_npz(path: Path, name: str, error: Exception) -> InputError:
-    which = f", array {name}," if name else ""
+def _npz_error(path: Path, name: str, error: Exception) -> InputError:
+    member = f", array {name}," if name else ""
     if "allow_pickle" in str(error):
         return InputError(
-            f"{path}{which} cannot be read as an .npz file of plain arrays: it holds Python objects, which are never "
+            f"{path}{member} cannot be read as an .npz file of plain arrays: it holds Python objects, which are never "
             f"unpickled; store numbers or text with numpy.savez."
         )
     reason = in_one_line(error)
     return InputError(
-        f"{path}{which} cannot be read as an .npz file of plain arrays ({reason}); write it with numpy.savez."
+        f"{path}{member} cannot be read as an .npz file of plain arrays ({reason}); write it with numpy.savez."
     )
 
 
@@ -252,13 +257,13 @@ def _npy_arrays(paths: Sequence[Path], folder: Path) -> NamedArrays:
         try:
             return np.load(by_name[name], allow_pickle=False)
         except Exception as error:  # as above
-            raise _broken_npz(by_name[name], "", error) from error
+            raise _npz_error(by_name[name], "", error) from error
 
-    return NamedArrays(_folder_name(folder), str(folder), _short(folder), tuple(by_name), read)
+    return NamedArrays(_folder_name(folder), str(folder), _display_name(folder), tuple(by_name), read)
 
 
 def _from_npzs(paths: Sequence[Path], folder: Path, wanted: Wanted) -> RawData:
-    """A folder with one .npz file, or with one for each part."""
+    """Read a folder with one .npz file, or with one file per part."""
     if len(paths) == 1:
         return from_npz(paths[0], wanted)
     parts = [(split_of(path.stem), role_of(path.stem)) for path in paths]
@@ -268,45 +273,47 @@ def _from_npzs(paths: Sequence[Path], folder: Path, wanted: Wanted) -> RawData:
     members: dict[str, Path] = {}
     for path in paths:
         if not zipfile.is_zipfile(path):
-            raise _broken_npz(path, "", ValueError("not a zip archive"))
-        with _opened_npz(path) as arrays:
+            raise _npz_error(path, "", ValueError("not a zip archive"))
+        with _open_npz(path) as arrays:
             members |= {f"{path.stem}/{name}": path for name in arrays.names}
 
     def read(name: str) -> np.ndarray:
-        with _opened_npz(members[name]) as arrays:
+        with _open_npz(members[name]) as arrays:
             return arrays.read(name.rpartition("/")[2])
 
-    return set_of_arrays(NamedArrays(_folder_name(folder), str(folder), _short(folder), tuple(members), read), wanted)
+    return set_of_arrays(
+        NamedArrays(_folder_name(folder), str(folder), _display_name(folder), tuple(members), read), wanted
+    )
 
 
 # IDX
 
 
 def _from_idx(folder: Path, names: Sequence[str], wanted: Wanted) -> RawData:
-    """The set in the IDX files of these names. Raises InputError where they are of several sets."""
+    """Read the data set in the IDX files of these names. Raises InputError if they belong to several data sets."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(_idx_set(name), []).append(name)
+        groups.setdefault(_idx_set_name(name), []).append(name)
     if len(groups) > 1:
         firsts = ", ".join(group[0] for group in groups.values())
         raise InputError(f"{folder} holds IDX files of {len(groups)} sets; give a file of one of them: {firsts}.")
-    called = next(iter(groups))
-    files = _one_of_each(folder, names)
+    set_name = next(iter(groups))
+    files = _without_gzipped_copies(folder, names)
     arrays = NamedArrays(
-        "-".join(filter(None, (_folder_name(folder), called))),
+        "-".join(filter(None, (_folder_name(folder), set_name))),
         str(folder),
-        _short(folder),
+        _display_name(folder),
         tuple(files),
         lambda name: read_idx(files[name]),
     )
-    if called.startswith("emnist"):
-        turned = "images: as stored, which in EMNIST is with rows and columns exchanged"
-        arrays = replace(arrays, said=Summary(read=(turned,)))
+    if set_name.startswith("emnist"):
+        note = "images: as stored, which in EMNIST is with rows and columns exchanged"
+        arrays = replace(arrays, said=Summary(read=(note,)))
     return set_of_arrays(arrays, wanted)
 
 
-def _one_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The files by their names without .gz; of a file and its gzipped copy the file."""
+def _without_gzipped_copies(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Paths by file name without .gz. If a file exists both plain and gzipped, the plain one is used."""
     by_name: dict[str, Path] = {}
     for name in sorted(names, key=lambda name: name.lower().endswith(".gz"), reverse=True):
         by_name[re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)] = folder / name
@@ -314,80 +321,80 @@ def _one_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def _idx_group(path: Path) -> list[str]:
-    """The IDX files beside one that belong to the same set."""
-    wanted = _idx_set(path.name)
+    """Names of the IDX files in the folder of `path` that belong to the same data set."""
+    set_name = _idx_set_name(path.name)
     names = _idx_files(path.parent, _file_names(path.parent), Listing())
-    return [name for name in dict.fromkeys([*names, path.name]) if _idx_set(name) == wanted]
+    return [name for name in dict.fromkeys([*names, path.name]) if _idx_set_name(name) == set_name]
 
 
-def _idx_set(name: str) -> str:
-    """What is left of a file name without part, role and format: 'emnist-letters', or nothing."""
+def _idx_set_name(name: str) -> str:
+    """The file name without part, role and format, such as 'emnist-letters'; may be empty."""
     plain = MNIST_TEST.sub("test", IDX.sub("", name))
     words = [word for word in re.split(r"[-._\s]+", plain) if word]
     return "-".join(word.lower() for word in words if split_of(word) is None and role_of(word) is None)
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The array in an IDX file, gzipped or not: two zeros, a type, the number of axes, their lengths (big-endian), the
-    values.
+    """Read the array in an IDX file, gzipped or not: two zero bytes, a type, the number of axes, their lengths
+    (big-endian), the values.
 
-    Raises InputError for another header, and where there are fewer or more values than it says.
+    Raises InputError for any other header, and if the number of values differs from the header.
     """
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:
-            return _idx_array(file, path)
+            return _read_idx_array(file, path)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as an IDX file ({reason(error)}); download it again.") from error
 
 
-def _idx_array(file: Any, path: Path) -> np.ndarray:
+def _read_idx_array(file: Any, path: Path) -> np.ndarray:
     head = file.read(4)
     kind = IDX_TYPES.get(head[2]) if len(head) == 4 and head[:2] == b"\0\0" else None
     if kind is None or not 1 <= head[3] <= 4:
         raise InputError(f"{path} is no IDX file: it begins with {head.hex(' ')}; download it again.")
     shape = tuple(int(length) for length in np.frombuffer(file.read(4 * head[3]).ljust(4 * head[3], b"\0"), ">u4"))
-    wanted = math.prod(shape) * np.dtype(kind).itemsize
-    held = _at_most(file, wanted + 1)
-    if len(held) != wanted:
-        more = {True: "more", False: f"{len(held)}"}[len(held) > wanted]
+    expected = math.prod(shape) * np.dtype(kind).itemsize
+    content = _read_at_most(file, expected + 1)
+    if len(content) != expected:
+        found = {True: "more", False: f"{len(content)}"}[len(content) > expected]
         raise InputError(
-            f"{path} says that it holds {wanted} bytes of shape {shape}, but there are {more}; download it again."
+            f"{path} says that it holds {expected} bytes of shape {shape}, but there are {found}; download it again."
         )
-    return np.frombuffer(held, kind).reshape(shape)
+    return np.frombuffer(content, kind).reshape(shape)
 
 
-def _at_most(file: Any, count: int) -> bytes:
-    """The next bytes, up to so many: piece by piece, since room for what a damaged header says may not be there."""
-    pieces, left = list[bytes](), count
-    while left and (piece := file.read(min(left, AT_ONCE))):
+def _read_at_most(file: Any, count: int) -> bytes:
+    """Read up to `count` bytes in pieces: the size in a damaged header may exceed the memory."""
+    pieces, remaining = list[bytes](), count
+    while remaining and (piece := file.read(min(remaining, AT_ONCE))):
         pieces.append(piece)
-        left -= len(piece)
+        remaining -= len(piece)
     return b"".join(pieces)
 
 
 # .mat
 
 
-def _mat_arrays(paths: Sequence[Path], name: str, where: str) -> NamedArrays:
-    """The variables of .mat files up to version 7, by file and name where there are several files.
+def _mat_arrays(paths: Sequence[Path], name: str, location: str) -> NamedArrays:
+    """The variables of .mat files up to version 7, named by file and variable if there are several files.
 
-    In those of SVHN label 10 is the digit 0, and `extra` holds half a million further images, which are not read.
+    In SVHN, label 10 is the digit 0, and `extra` holds half a million further images, which are not read.
     """
     svhn = all(SVHN_MAT.fullmatch(path.name) for path in paths)
-    short = _short(paths[0].parent) if len(paths) > 1 else paths[0].name
+    display_name = _display_name(paths[0].parent) if len(paths) > 1 else paths[0].name
     used = [path for path in paths if not (svhn and len(paths) > 1 and path.name.lower().startswith("extra"))]
-    held: dict[str, np.ndarray] = {}
+    variables: dict[str, np.ndarray] = {}
     for path in used:
         prefix = f"{path.stem}/" * (len(used) > 1)
-        held |= {f"{prefix}{key}": value for key, value in read_mat(path).items()}
-    arrays = NamedArrays(name, where, short, tuple(held), held.__getitem__)
+        variables |= {f"{prefix}{key}": value for key, value in read_mat(path).items()}
+    arrays = NamedArrays(name, location, display_name, tuple(variables), variables.__getitem__)
     if not svhn:
         return arrays
     unused = [f"file {path.name}: further images" for path in paths if path not in used]
-    other = paths[0].with_name(paths[0].name.lower().replace("train", "test"))
-    if len(paths) == 1 and other != paths[0] and other.is_file():
-        unused.append(f"file {other.name}: give the folder to use it as the test part")
-    said = Summary(read=("labels: 10 is the digit 0",), left_out=tuple(unused))
-    return replace(arrays, relabelled=lambda labels: np.where(labels == 10, 0, labels), said=said)
+    test_path = paths[0].with_name(paths[0].name.lower().replace("train", "test"))
+    if len(paths) == 1 and test_path != paths[0] and test_path.is_file():
+        unused.append(f"file {test_path.name}: give the folder to use it as the test part")
+    summary = Summary(read=("labels: 10 is the digit 0",), left_out=tuple(unused))
+    return replace(arrays, relabelled=lambda labels: np.where(labels == 10, 0, labels), said=summary)

@@ -1,4 +1,5 @@
-"""Arrays and tensors as uint8 pixels `[N, C, H, W]`: which axis holds the channels, and what the numbers mean."""
+"""Conversion of arrays and tensors to uint8 pixels `[N, C, H, W]`: which axis holds the channels, and the value
+range."""
 
 from __future__ import annotations
 
@@ -18,36 +19,36 @@ from .preprocessing import unit_formula
 Layout = Literal["NHWC", "NCHW"]
 """Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
 LAST_CHANNELS = 4
-"""No image is so narrow, so a last axis of so few is not a width."""
+"""Most channels that a last axis can have without further evidence: no image is so narrow."""
 VALUES = 1 << 24
 """Values that are converted at once."""
 DEPTHS = (10, 12, 14, 16)
 """Bits per value that cameras and scanners write, beyond eight."""
 ROUNDING = 1e-4
+"""How far fractions may lie outside [0, 1] because of rounding."""
 QUOTIENT = "images / "
-"""So far a fraction may lie outside [0, 1] and still come of rounding."""
 DARK = 64
-"""Of 256 levels: images whose largest value is below may have another white."""
+"""Level, of 256: images whose largest value is below it may have another white level."""
 OTHERWISE = "(otherwise: --data.white-level)"
 PLAIN = (
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64),
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool),
 )
-"""Types of numbers that torch computes with."""
+"""Data types that torch computes with."""
 
 
 @dataclass(frozen=True)
 class White:
-    """What the numbers of some images mean: `top` is white, 0 is black."""
+    """The value range of images: `top` is white, 0 is black."""
 
     top: float
     read: tuple[str, ...] = ()
-    """What was made of them, for the summary."""
+    """How the values were interpreted, for the summary."""
     guessed: tuple[str, ...] = ()
-    """What was decided although it could be meant otherwise."""
+    """Interpretations that may be wrong, for the summary."""
 
     def pixels(self, values: Any) -> Tensor:
-        """The values, a numpy array or a tensor, as uint8 of the same shape, a block at a time."""
+        """Convert values, a numpy array or a tensor, to uint8 of the same shape, block by block."""
         if isinstance(values, Tensor) and values.dtype == torch.uint8 and self.top == 255:
             return values.contiguous()
         filled = torch.empty(tuple(values.shape), dtype=torch.uint8)
@@ -71,30 +72,30 @@ FRACTIONS = White(1.0)
 
 @dataclass(frozen=True)
 class JointLevels:
-    """What the numbers of several parts mean: whole numbers of all parts the same, floats of all parts the same."""
+    """The value ranges of several parts: one for the integers of all parts, one for the floats of all parts."""
 
     whole: White = BYTES
     floats: White = FRACTIONS
 
     @property
     def read(self) -> tuple[str, ...]:
-        """What was made of them, for the summary."""
+        """How the values were interpreted, for the summary."""
         return (*self.whole.read, *self.floats.read)
 
     @property
     def guessed(self) -> tuple[str, ...]:
-        """What was decided although it could be meant otherwise."""
+        """Interpretations that may be wrong, for the summary."""
         return (*self.whole.guessed, *self.floats.guessed)
 
     def pixels(self, values: Any) -> Tensor:
-        """The values, a numpy array or a tensor, as uint8 of the same shape."""
+        """Convert values, a numpy array or a tensor, to uint8 of the same shape."""
         return {True: self.floats, False: self.whole}["float" in str(values.dtype)].pixels(values)
 
 
 def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) -> JointLevels:
-    """What the numbers of all these arrays or tensors mean; `white` is the white value where it was given.
+    """The value ranges of all these arrays or tensors; `white` is the white level, if it is given.
 
-    Raises InputError as `levels_of` does.
+    Raises InputError as `levels_of` does, and for values beyond `white`.
     """
     floats = [array for array in arrays if "float" in str(array.dtype)]
     whole = [array for array in arrays if "float" not in str(array.dtype)]
@@ -112,11 +113,11 @@ def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) 
 
 
 def levels_of(arrays: Sequence[Any], where: str) -> White:
-    """What the numbers of all these arrays or tensors of one kind mean, by the least and the largest of them.
+    """The value range of all these arrays or tensors of one kind, from their minimum and maximum.
 
-    Bytes and whole numbers up to 255 are as they are, fractions in [0, 1] are shares of white, floats that are whole
-    numbers up to 255 are as they are, larger whole numbers have the least usual depth that holds the largest one (10,
-    12, 14 or 16 bits). Raises InputError, with the factor that would help, for anything else.
+    Bytes and whole numbers up to 255 are kept, fractions in [0, 1] are shares of white, floats that are whole numbers
+    up to 255 are kept, larger whole numbers have the smallest usual depth that holds the maximum (10, 12, 14 or 16
+    bits). Raises InputError, with the factor that would help, for anything else.
     """
     kinds = {str(array.dtype).removeprefix("torch.") for array in arrays}
     if any("bool" in kind or "complex" in kind for kind in kinds):
@@ -129,22 +130,23 @@ def levels_of(arrays: Sequence[Any], where: str) -> White:
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return replace(FRACTIONS, guessed=dark(high, 1))
     if low >= 0 and 1 < high <= 255 and all(_are_whole(array) for array in arrays):
-        words = f"images: floats that are whole numbers {low:g}..{high:g}, read as 0..255"
-        return White(255.0, (words,), dark(high, 255))
+        note = f"images: floats that are whole numbers {low:g}..{high:g}, read as 0..255"
+        return White(255.0, (note,), dark(high, 255))
     raise InputError(
         f"Float images of {where} lie in [{low:g}, {high:g}], not in [0, 1]; {undone(low, high)}, or give uint8."
     )
 
 
 def dark(largest: float, white: float, otherwise: str = OTHERWISE) -> tuple[str, ...]:
-    """A note where the largest value is so far below white that most levels would be lost if another were meant."""
+    """A note if the largest value is so far below white that most levels would be lost if another white level were
+    meant; empty otherwise."""
     if not 0 < largest * 255 / white < DARK:
         return ()
     return (f"images: the largest value is {largest:g}, and {white:g} is white {otherwise}",)
 
 
 def undone(low: float, high: float) -> str:
-    """What brings numbers of that range into [0, 1], as far as it can be told."""
+    """Advice on how to bring values of this range into [0, 1], as far as it can be inferred."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return "replace what is not a number"
     formula = unit_formula(low, high)
@@ -154,9 +156,11 @@ def undone(low: float, high: float) -> str:
 
 
 def to_uint8(values: Tensor, where: str) -> Tensor:
-    """The values as uint8, same shape: whole numbers 0..255 as they are, fractions in [0, 1] times 255, rounded.
+    """Convert values to uint8 of the same shape: whole numbers 0..255 are kept, fractions in [0, 1] are multiplied by
+    255 and rounded.
 
-    Raises InputError for anything else. For a picture alone: what larger numbers mean is seen only in a whole set.
+    Raises InputError for anything else. Use it for single images only: the range of larger values can be inferred only
+    from a whole data set.
     """
     levels = levels_of([values], where)
     kind, top = "Integer", 255
@@ -171,27 +175,29 @@ def to_uint8(values: Tensor, where: str) -> Tensor:
     return levels.pixels(values)
 
 
-def _whole_levels(low: float, high: float, kinds: set[str], where: str) -> White:
+def _whole_levels(low: float, high: float, kinds: set[str], location: str) -> White:
     if low >= 0 and high <= 255:
         return replace(BYTES, guessed=dark(high, 255))
     bits = next((bits for bits in DEPTHS if high < 1 << bits), None)
     if low < 0 or bits is None:
         raise InputError(
-            f"Integer images of {where} lie in [{low:g}, {high:g}], not in [0, 255]; scale them, or give uint8."
+            f"Integer images of {location} lie in [{low:g}, {high:g}], not in [0, 255]; scale them, or give uint8."
         )
     if "uint8" in kinds:
-        raise InputError(f"The parts of {where} are of types {' and '.join(sorted(kinds))}; store all images in one.")
+        raise InputError(
+            f"The parts of {location} are of types {' and '.join(sorted(kinds))}; store all images in one."
+        )
     top = (1 << bits) - 1
-    words = f"images: the largest value is {high:g}, so {top} is white ({bits} bits) {OTHERWISE}"
-    return White(float(top), (), (words,))
+    note = f"images: the largest value is {high:g}, so {top} is white ({bits} bits) {OTHERWISE}"
+    return White(float(top), (), (note,))
 
 
 def _extremes(arrays: Sequence[Any]) -> tuple[float, float]:
-    ends = [(float(array.min()), float(array.max())) for array in arrays if len(array) and 0 not in array.shape]
-    if not ends:
+    ranges = [(float(array.min()), float(array.max())) for array in arrays if len(array) and 0 not in array.shape]
+    if not ranges:
         return 0.0, 0.0
-    lows, highs = zip(*ends, strict=True)
-    return float(np.min(lows)), float(np.max(highs))  # which hand on what is not a number
+    lows, highs = zip(*ranges, strict=True)
+    return float(np.min(lows)), float(np.max(highs))  # np.min and np.max propagate NaN
 
 
 def _are_whole(array: Any) -> bool:
@@ -201,7 +207,7 @@ def _are_whole(array: Any) -> bool:
 
 
 def native(array: np.ndarray) -> np.ndarray:
-    """The array in this machine's byte order, with numbers that torch knows."""
+    """The array in this machine's byte order, with a data type that torch supports."""
     if array.dtype == np.longdouble:
         return array.astype(np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
@@ -210,23 +216,23 @@ def native(array: np.ndarray) -> np.ndarray:
 def _as_tensor(block: np.ndarray) -> Tensor:
     if block.dtype.kind in "ui" and block.dtype != np.uint8:
         block = block.astype(np.int64)
-    return torch.from_numpy(np.require(block, requirements=["C", "W"]))  # torch warns of what cannot be written
+    return torch.from_numpy(np.require(block, requirements=["C", "W"]))  # torch warns about read-only arrays
 
 
 def checked_layout(name: str) -> Layout:
     """The layout of that name. Raises InputError for any other than NHWC and NCHW."""
-    known = next((layout for layout in get_args(Layout) if layout == name), None)
-    if known is None:
+    found = next((layout for layout in get_args(Layout) if layout == name), None)
+    if found is None:
         raise unknown("layout", name, get_args(Layout))
-    return known
+    return found
 
 
 def channels_first(array: Any, where: str, layout: Layout | None = None) -> np.ndarray:
-    """The array, native, as a view `[N, C, H, W]` of numbers.
+    """The array in native byte order, as a view `[N, C, H, W]`.
 
     Takes `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, none of them dropped. Without a
     `layout`, the channels are the last axis or the one after N, whichever is shorter than both other axes of an image.
-    Raises InputError where neither is (16 channels of 8×8), because it could be read both ways.
+    Raises InputError if neither is (16 channels of 8×8), because both layouts are possible.
     """
     if array.dtype.kind not in "uif":
         raise InputError(f"The images of {where} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
@@ -248,18 +254,18 @@ def channels_first(array: Any, where: str, layout: Layout | None = None) -> np.n
 
 
 def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
-    """Pixels of a numpy array, by itself; see `channels_first` and `to_uint8`."""
+    """Pixels of a single numpy array; see `channels_first` and `to_uint8`."""
     return to_uint8(_as_tensor(channels_first(array, where, layout)), where).contiguous()
 
 
 def checked_tensor(images: Tensor, where: str) -> Tensor:
-    """The tensor, on the CPU, as `[N, C, H, W]` with any number of channels; `[N, H, W]` gets one.
+    """The tensor on the CPU, as `[N, C, H, W]` with any number of channels; `[N, H, W]` gets one channel.
 
-    Raises InputError for what was plainly meant as `[N, H, W, C]`, and for a tensor that is not plain numbers.
+    Raises InputError for a shape that is clearly `[N, H, W, C]`, and for a tensor that `plain_tensor` rejects.
     """
     values = plain_tensor(images, f"The images of {where}")
     if values.dtype in (torch.uint16, torch.uint32, torch.uint64):
-        values = values.to(torch.int64)  # torch computes little with them
+        values = values.to(torch.int64)  # torch supports few operations on them
     if values.ndim == 3:
         values = values.unsqueeze(1)
     if values.ndim != 4:
@@ -274,8 +280,8 @@ def checked_tensor(images: Tensor, where: str) -> Tensor:
 
 
 def plain_tensor(values: Tensor, called: str) -> Tensor:
-    """The tensor on the CPU, without its history. Raises InputError for one that is sparse, nested, quantized, without
-    values, or of numbers that torch only stores, such as floats of 8 bits."""
+    """The tensor, detached and on the CPU. Raises InputError for a tensor that is sparse, nested, quantized or on the
+    meta device, or whose type torch can only store, such as floats of 8 bits."""
     if values.is_nested:
         raise InputError(f"{called} are a nested tensor; give a list of tensors of one shape.")
     if values.layout != torch.strided:
@@ -292,20 +298,20 @@ def plain_tensor(values: Tensor, called: str) -> Tensor:
 
 
 def from_tensor(images: Tensor, where: str) -> Pixels:
-    """Pixels of a tensor, by itself; see `checked_tensor` and `to_uint8`."""
+    """Pixels of a single tensor; see `checked_tensor` and `to_uint8`."""
     return to_uint8(checked_tensor(images, where), where).contiguous()
 
 
 def channels_last(shape: Sequence[int]) -> bool:
-    """Whether four axes are plainly `[N, H, W, C]`: the last is the shortest and either at most 4 long, or behind two
-    equal ones."""
+    """Whether a shape of four axes is clearly `[N, H, W, C]`: the last axis is the shortest and either has at most 4
+    entries or follows two equal ones."""
     first, middle, last = shape[1:]
     return last < min(first, middle) and (last <= LAST_CHANNELS or first == middle)
 
 
 def seen_layout(shape: Sequence[int]) -> Layout | None:
-    """The layout that four axes show: the channels are the last one or the one after N, whichever is shorter than both
-    other axes of an image; None where neither is."""
+    """The layout inferred from a shape of four axes: the channels are the last axis or the one after N, whichever is
+    shorter than both other axes of an image; None if neither is."""
     first, middle, last = shape[1:]
     if last < min(first, middle):
         return "NHWC"

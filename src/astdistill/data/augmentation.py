@@ -40,13 +40,13 @@ class Draw:
         return Draw(self.op, {name: to_device(number, device) for name, number in self.numbers.items()})
 
     def shared(self, count: int) -> Draw:
-        """This draw for one image as that of each of `count` images."""
+        """Repeat this draw, made for one image, for each of `count` images."""
         return Draw(self.op, {name: number.expand(count) for name, number in self.numbers.items()})
 
 
 def draw(strategy: str, batch: int, shape: tuple[int, int, int], generator: torch.Generator) -> Draw:
-    """One operation of `strategy` (names joined by `_`), each as likely as the others, with numbers for `batch` images
-    of shape (C, H, W).
+    """Draw one operation of `strategy` (names joined by `_`), all equally likely, with numbers for `batch` images of
+    shape (C, H, W).
 
     The strategy "" or "none" gives the operation `none`. Numbers lie on the generator's device. Raises InputError for
     an unknown operation.
@@ -62,19 +62,19 @@ def draw(strategy: str, batch: int, shape: tuple[int, int, int], generator: torc
 
 
 def merged(draws: Sequence[Draw]) -> Draw:
-    """Draws of one operation as one draw: for the images of all of them, one batch after another."""
+    """Merge draws of one operation into one draw, for the images of all of them, one batch after another."""
     numbers = {name: torch.cat([each.numbers[name] for each in draws]) for name in draws[0].numbers}
     return Draw(draws[0].op, numbers)
 
 
 def checked(strategy: str) -> str:
-    """The strategy itself. Raises InputError when one of its operations does not exist."""
+    """Return the strategy unchanged. Raises InputError if one of its operations does not exist."""
     draw(strategy, 1, (1, 8, 8), torch.Generator())
     return strategy
 
 
 Strategy = Annotated[str, AfterValidator(checked)]
-"""A field of a record that holds a strategy."""
+"""Type of a record field that holds a strategy."""
 
 
 def apply(images: Batch, draw: Draw) -> Batch:
@@ -85,21 +85,22 @@ def apply(images: Batch, draw: Draw) -> Batch:
 
 @dataclass(frozen=True, eq=False)
 class CutMix:
-    """A rectangle, and for each of B images the one whose pixels go there (Yun et al., CutMix, arXiv 1905.04899)."""
+    """A rectangle and, for each of B images, the image that supplies its pixels (Yun et al., CutMix, arXiv
+    1905.04899)."""
 
     partner: Int[Tensor, " B"]
     rows: slice
     columns: slice
 
     def __call__(self, images: Batch, targets: Targets) -> tuple[Batch, Targets]:
-        """The images, with their rectangles from their partners, and the distributions `[B, K]`, mixed by area."""
+        """The images with the rectangle copied from their partners, and the distributions `[B, K]` mixed by area."""
         mixed, (height, width) = images.clone(), images.shape[2:]
         mixed[:, :, self.rows, self.columns] = images[self.partner, :, self.rows, self.columns]
         share = (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start) / (height * width)
         return mixed, (1 - share) * targets + share * targets[self.partner]
 
     def to(self, device: torch.device | str) -> CutMix:
-        """The same with its numbers on `device`."""
+        """The same rectangle and partners with the tensor on `device`."""
         return CutMix(to_device(self.partner, device), self.rows, self.columns)
 
 
@@ -109,15 +110,15 @@ def draw_cutmix(probability: float, batch: int, size: tuple[int, int], generator
     λ is uniform in (0, 1), which is Beta(1, 1); the sides are √(1 − λ) of `size` (height, width) around a uniform
     centre, cut off at the borders.
 
-    For 0 nothing is drawn.
+    With probability 0 no random number is drawn.
     """
     if probability == 0 or float(_uniform(0.0, 1.0, 1, generator)) >= probability:
         return None
     partner = torch.randperm(batch, generator=generator, device=generator.device)
-    part = math.sqrt(1 - float(_uniform(0.0, 1.0, 1, generator)))
+    fraction = math.sqrt(1 - float(_uniform(0.0, 1.0, 1, generator)))
     sides = []
     for side in size:
-        centre, half = int(_integers(0, side - 1, 1, generator)), int(side * part) // 2
+        centre, half = int(_integers(0, side - 1, 1, generator)), int(side * fraction) // 2
         sides.append(slice(max(0, centre - half), min(side, centre + half)))
     return CutMix(partner, *sides)
 
@@ -125,11 +126,11 @@ def draw_cutmix(probability: float, batch: int, size: tuple[int, int], generator
 def cut_and_mixed(
     images: Batch, targets: Targets, probability: float, generator: torch.Generator
 ) -> tuple[Batch, Targets]:
-    """A batch after cutmix, which happens with `probability`; the batch itself otherwise."""
-    drawn = draw_cutmix(probability, len(images), (images.shape[2], images.shape[3]), generator)
-    if drawn is None:
+    """Apply cutmix to a batch with `probability`; otherwise return the batch unchanged."""
+    cutmix = draw_cutmix(probability, len(images), (images.shape[2], images.shape[3]), generator)
+    if cutmix is None:
         return images, targets
-    return drawn.to(images.device)(images, targets)
+    return cutmix.to(images.device)(images, targets)
 
 
 def reach(side: int) -> int:
@@ -154,7 +155,7 @@ def _uniform(low: float, high: float, batch: int, generator: torch.Generator) ->
 
 
 def _integers(low: int, high: int, batch: int, generator: torch.Generator) -> Tensor:
-    """Both ends included."""
+    """Uniform integers from `low` to `high`, both included."""
     return torch.randint(low, high + 1, (batch,), generator=generator, device=generator.device)
 
 
@@ -170,7 +171,7 @@ def _draw_crop(batch: int, size: tuple[int, int], generator: torch.Generator) ->
 
 
 def _draw_cutout(batch: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
-    # An even square has no middle pixel: one more centre makes its two halves equally likely to be clipped.
+    # An even square has no middle pixel: one additional centre makes its two halves equally likely to be clipped.
     ends = [side - hole(side) % 2 for side in size]
     return {name: _integers(0, end, batch, generator) for name, end in zip(("row", "column"), ends, strict=True)}
 

@@ -1,5 +1,5 @@
-"""The user's cache, found by content and checked when read; decoded pixels in it, so that a set may be larger than
-memory."""
+"""Cache entries in the user's cache folder, addressed by content and verified when read. Decoded pixels are stored as
+memory-mapped files, so that a data set may be larger than memory."""
 
 from __future__ import annotations
 
@@ -44,20 +44,21 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Stored:
-    """Named tensors and a JSON-ready header: what one cache file holds."""
+    """Contents of a cache file: named tensors and a JSON-serialisable header."""
 
     tensors: Mapping[str, Tensor]
     header: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
-    """What `build` gives, from the cache where the same `key` (a JSON-ready value) was built before.
+    """Return the result of `build`, from the cache if it was built before for the same `key` (a JSON-serialisable
+    value).
 
-    A file that is cut short, altered or from another version is built anew; a folder that cannot be written to only
-    costs time.
+    A file that is truncated, altered or from another version is rebuilt. If the folder cannot be written, the result is
+    built every time.
     """
     path = place_of(name, [FORMAT, key], ".safetensors")
-    stored = _whole(path)
+    stored = _load_valid(path)
     if stored is not None:
         return stored
     built = build()
@@ -66,83 +67,85 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
             path, built.tensors, {**built.header, "format": FORMAT, "checksum": _checksum(built.tensors, built.header)}
         )
     except OSError as error:
-        _say_unwritten(path.parent, error)
+        _report_unwritable(path.parent, error)
     return built
 
 
 def place_of(name: str, key: Any, ending: str = "") -> Path:
-    """The file or folder of the cache for what `key` (a JSON-ready value) stands for; `name` is for people who look
-    there."""
+    """Path of the cache file or folder for `key` (a JSON-serialisable value); `name` makes it recognisable for
+    people."""
     return cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}-{digest(key)}{ending}"
 
 
-def _whole(path: Path) -> Stored | None:
+def _load_valid(path: Path) -> Stored | None:
     if not path.exists():
         return None
     try:
         tensors, header = load_tensors(path)
     except InputError:
         return None
-    words = {name: value for name, value in header.items() if name not in ("format", "checksum")}
-    if header.get("format") != FORMAT or header.get("checksum") != _checksum(tensors, words):
+    fields = {name: value for name, value in header.items() if name not in ("format", "checksum")}
+    if header.get("format") != FORMAT or header.get("checksum") != _checksum(tensors, fields):
         return None
     return Stored(tensors, header)
 
 
-def _checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
-    """Of all that a file holds: its tensors, and the words in its header."""
-    return digest([{name: tensor_digest(tensor) for name, tensor in tensors.items()}, dict(words)])
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """Digest of the contents of a file: its tensors and the fields of its header."""
+    return digest([{name: tensor_digest(tensor) for name, tensor in tensors.items()}, dict(header)])
 
 
 PIXELS_FORMAT = 4
-"""Earlier versions dropped transparency and the depth of pictures, mixed the parts of tables in which some rows belong
-to none, read parts of different depths alike, and took 1 and 1.0 in a table for two classes."""
+"""Version of cached pixels. Earlier versions dropped transparency and the depth of images, mixed up the parts of tables
+in which some rows belong to none, treated parts of different depths alike, and took 1 and 1.0 in a table for two
+classes."""
 MANIFEST = "manifest"
 HEADER, SEAL, CHECK = "data.json", "seal.json", "check"
 DIGITS = 64
-"""Of a SHA-256: an entry's checksum of a part is that of its pixels and that of its labels, in a row."""
+"""Length of a SHA-256 in hexadecimal digits. The checksum of a part is the digest of its pixels followed by that of its
+labels."""
 SEALED = 50_000_000
-"""Nanoseconds between the last change of an entry and its seal: several ticks of the clock by which files get their
-times. An entry sealed sooner is checked again."""
+"""Least time in nanoseconds between the last change of an entry and its seal: several ticks of the clock of the file
+system. An entry sealed sooner is checked again."""
 WRITTEN = 1 << 24
 """Bytes that are written at once."""
 
 
 class PixelAllocator:
-    """Makes room for images in files of a folder; in memory where that folder cannot be written to."""
+    """Allocates images in files of a folder, or in memory if the folder cannot be written."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._made: list[tuple[Pixels, Path, Any]] = []
+        self._allocated: list[tuple[Pixels, Path, Any]] = []
 
     def __call__(self, *shape: int) -> Pixels:
-        """Room for uint8 images of `shape`, to be filled."""
+        """Allocate uint8 images of `shape`, to be filled by the caller."""
         try:
-            return self._on_disk(shape)
+            return self._allocate_on_disk(shape)
         except OSError as error:
-            _say_unwritten(self._folder, error)
+            _report_unwritable(self._folder, error)
             self._folder = None
             return in_memory(*shape)
 
     def keep(self, pixels: Pixels, path: Path) -> None:
-        """Put the images into a file at `path`: the one that they were made in, or a copy. Raises OSError where that
-        cannot be."""
-        for number, (tensor, made, mapped) in enumerate(self._made):
+        """Move the images to a file at `path`: rename the file they were allocated in, or write a copy. Raises OSError
+        if that fails."""
+        for number, (tensor, source, mapped) in enumerate(self._allocated):
             if tensor.data_ptr() == pixels.data_ptr() and tensor.shape == pixels.shape:
                 mapped.flush()
-                made.replace(path)
-                del self._made[number]
+                source.replace(path)
+                del self._allocated[number]
                 return
         write_pixels(pixels, path)
 
-    def _on_disk(self, shape: tuple[int, ...]) -> Pixels:
+    def _allocate_on_disk(self, shape: tuple[int, ...]) -> Pixels:
         if self._folder is None:
             return in_memory(*shape)
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"room{len(self._made)}.npy"
+        path = self._folder / f"room{len(self._allocated)}.npy"
         mapped = _mapped_file(path, shape)
         tensor = torch.from_numpy(mapped.view(np.ndarray))
-        self._made.append((tensor, path, mapped))
+        self._allocated.append((tensor, path, mapped))
         return tensor
 
 
@@ -153,26 +156,27 @@ def cached_data(
     build: Callable[[PixelAllocator], RawData],
     verify: bool = False,
 ) -> RawData:
-    """The set that `build` makes of `files`, from the cache where the same was built before; its pixels stay in files.
+    """Return the data set that `build` makes of `files`, from the cache if it was built before; its pixels stay in
+    files.
 
-    `key` gives, for the content of the files, a JSON-ready value that names the entry. Files that are as they were when
-    they were last read, by path, size and times, are not read again, and neither is an entry that nobody touched;
-    `verify` reads every byte of both. `build` decodes into what the allocator gives, which lies on disk. Entries that
-    are cut short, altered or from another version are built anew; a folder that cannot be written to only costs time,
-    and memory for all pixels. Two processes do not build the same at once.
+    `key` maps the content of the files to a JSON-serialisable value that names the entry. Files whose path, size and
+    times are unchanged since they were last read are not read again, and neither is an unchanged entry; `verify` reads
+    every byte of both. `build` decodes into images of the allocator, which lie on disk. Entries that are truncated,
+    altered or from another version are rebuilt. If the folder cannot be written, the set is built every time, with all
+    pixels in memory. A lock prevents two processes from building the same entry at once.
     """
     manifest = Manifest(place_of(name, [MANIFEST, _root(files)], ".manifest.json"), files)
     folder = place_of(name, [PIXELS_FORMAT, key(manifest.content(verify))])
     partial = folder.with_name(f".{folder.name}.partial")
     sweep_once(folder.parent)
-    with _alone(folder.with_name(f".{folder.name}.lock")):
-        stored = _whole_pixels(folder, verify)
+    with _locked(folder.with_name(f".{folder.name}.lock")):
+        stored = _load_valid_pixels(folder, verify)
         if stored is None:
-            shutil.rmtree(partial, ignore_errors=True)  # what a kill left behind
+            shutil.rmtree(partial, ignore_errors=True)  # left behind by a killed process
             try:
                 allocator = PixelAllocator(partial)
                 raw = build(allocator)
-                stored = _kept(raw, allocator, partial, folder)
+                stored = _store_pixels(raw, allocator, partial, folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     if folder.is_dir():
@@ -181,16 +185,16 @@ def cached_data(
 
 
 def _root(files: FileSet) -> str:
-    """Where the files lie: that of which a manifest is."""
+    """Folder of the files, which identifies their manifest."""
     return text_of((files.folder or files.files[0].parent).resolve())
 
 
 def in_file(pixels: StoredImages, name: str) -> MappedImages:
-    """The images in a file of the cache, named by their content. Raises InputError where none can be written."""
-    path = place_of(name, [PIXELS_FORMAT, wanted := tensor_digest(pixels)], ".npy")
+    """The images in a cache file, named by their content. Raises InputError if it cannot be written."""
+    path = place_of(name, [PIXELS_FORMAT, expected := tensor_digest(pixels)], ".npy")
     with suppress(OSError, ValueError, EOFError):
         mapped = MappedImages(path)
-        if mapped.digest() == wanted:
+        if mapped.digest() == expected:
             return mapped
     try:
         with replacing(path) as temporary:
@@ -204,7 +208,7 @@ def in_file(pixels: StoredImages, name: str) -> MappedImages:
 
 
 def write_pixels(pixels: StoredImages, path: Path) -> None:
-    """Write images to an .npy file, a block at a time. Raises OSError where the disk is full."""
+    """Write images to an .npy file, block by block. Raises OSError if the disk is full."""
     mapped = _mapped_file(path, tuple(pixels.shape))
     rows = max(1, WRITTEN // max(1, math.prod(pixels.shape[1:])))
     for start in range(0, len(pixels), rows):
@@ -213,8 +217,8 @@ def write_pixels(pixels: StoredImages, path: Path) -> None:
 
 
 def _mapped_file(path: Path, shape: tuple[int, ...]) -> Any:
-    """A new .npy file, mapped. Its blocks are taken now: a disk that fills up later would end the process without a
-    word."""
+    """Create a memory-mapped .npy file. Its blocks are allocated now: a disk that fills up later would end the process
+    without a message."""
     mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -223,23 +227,24 @@ def _mapped_file(path: Path, shape: tuple[int, ...]) -> Any:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock for the block, where the file system lets us."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock inside the block, if the file system supports locks."""
     with ExitStack() as stack:
         with suppress(OSError):
             stack.enter_context(lock(path, wait=True))
         yield
 
 
-def _kept(raw: RawData, allocator: PixelAllocator, partial: Path, folder: Path) -> RawData:
-    """The set with its pixels in files of `folder`, which appears whole; the set as it is where that cannot be."""
+def _store_pixels(raw: RawData, allocator: PixelAllocator, partial: Path, folder: Path) -> RawData:
+    """Store the set with its pixels in files of `folder`, which appears atomically, and return it from there; return
+    `raw` unchanged if that fails."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        for part, held in _parts(raw).items():
-            allocator.keep(held.images[:], partial / f"{part}.npy")
-            np.save(partial / f"{part}-labels.npy", held.labels.numpy())
-        stamp = _entry(partial, _parts(raw)).stamp()
-        checksums = {part: _checksum_pixels(_part(partial, part)) for part in _parts(raw)}
+        for part, split in _parts(raw).items():
+            allocator.keep(split.images[:], partial / f"{part}.npy")
+            np.save(partial / f"{part}-labels.npy", split.labels.numpy())
+        stamp = _entry_files(partial, _parts(raw)).stamp()
+        checksums = {part: _checksum_pixels(_read_part(partial, part)) for part in _parts(raw)}
         header = {
             "format": PIXELS_FORMAT,
             "name": raw.name,
@@ -247,71 +252,71 @@ def _kept(raw: RawData, allocator: PixelAllocator, partial: Path, folder: Path) 
             "checksums": checksums,
             "summary": asdict(raw.summary),
         }
-        write_json(partial / HEADER, header | {CHECK: digest(_words(header))})
+        write_json(partial / HEADER, header | {CHECK: digest(_header_fields(header))})
         _seal(partial, stamp, checksums)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
-        return _read(folder, {part: checksum[:DIGITS] for part, checksum in checksums.items()})
+        return _read_entry(folder, {part: checksum[:DIGITS] for part, checksum in checksums.items()})
     except OSError as error:
-        _say_unwritten(folder.parent, error)
+        _report_unwritable(folder.parent, error)
         return raw
 
 
-def _whole_pixels(folder: Path, verify: bool) -> RawData | None:
-    """The set in a folder of the cache; None where it is not there or not whole.
+def _load_valid_pixels(folder: Path, verify: bool) -> RawData | None:
+    """The set in a cache folder; None if it is missing or not intact.
 
-    Every byte is checked, except where nothing was touched since that was done last.
+    Every byte is checked, unless nothing has changed since the last check.
     """
     try:
         header: Any = read_json(folder / HEADER)
         checksums: dict[str, str] = header["checksums"]
-        if header["format"] != PIXELS_FORMAT or header[CHECK] != digest(_words(header)):
+        if header["format"] != PIXELS_FORMAT or header[CHECK] != digest(_header_fields(header)):
             return None
-        stamp = _entry(folder, checksums).stamp()
+        stamp = _entry_files(folder, checksums).stamp()
         if not verify and _is_sealed(folder, stamp, checksums):
-            return _read(folder, {part: checksum[:DIGITS] for part, checksum in checksums.items()})
-        raw = _read(folder, {}, remember=not verify)
-        sound = {part: _checksum_pixels(held) for part, held in _parts(raw).items()} == checksums
+            return _read_entry(folder, {part: checksum[:DIGITS] for part, checksum in checksums.items()})
+        raw = _read_entry(folder, {}, remember=not verify)
+        valid = {part: _checksum_pixels(split) for part, split in _parts(raw).items()} == checksums
     except (InputError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
         return None
-    if not sound:
+    if not valid:
         return None
     _seal(folder, stamp, checksums)
     return raw
 
 
-def _words(header: Mapping[str, Any]) -> Any:
-    """What a header says, as JSON gives it back, without the digest of it."""
+def _header_fields(header: Mapping[str, Any]) -> Any:
+    """The fields of a header as read back from JSON, without the digest of the header itself."""
     return json.loads(json.dumps({name: value for name, value in header.items() if name != CHECK}))
 
 
-def _entry(folder: Path, parts: Iterable[str]) -> FileSet:
+def _entry_files(folder: Path, parts: Iterable[str]) -> FileSet:
     return FileSet([folder / f"{part}{ending}.npy" for part in parts for ending in ("", "-labels")], folder)
 
 
 def _seal(folder: Path, stamp: Stamp, checksums: Mapping[str, str]) -> None:
-    """Note that the arrays have these checksums with this stamp."""
+    """Record that the arrays have these checksums with this stamp."""
     write_notes(folder / SEAL, {stamp.digest: digest(checksums)})
 
 
 def _is_sealed(folder: Path, stamp: Stamp, checksums: Mapping[str, str]) -> bool:
-    """Whether the arrays were found to have these checksums with this stamp, long enough after their last change."""
+    """Whether the arrays are recorded to have these checksums with this stamp, long enough after their last change."""
     if read_notes(folder / SEAL).get(stamp.digest) != digest(checksums):
         return False
     return (folder / SEAL).stat().st_mtime_ns - stamp.newest >= SEALED
 
 
-def _read(folder: Path, digests: Mapping[str, str], remember: bool = True) -> RawData:
-    """The set in a folder; `digests` names the pixels of its parts, where that is known."""
+def _read_entry(folder: Path, digests: Mapping[str, str], remember: bool = True) -> RawData:
+    """Read the set in a cache folder; `digests` holds the digests of the pixels of its parts, if known."""
     header: Any = read_json(folder / HEADER)
-    parts = {part: _part(folder, part, digests.get(part, ""), remember) for part in header["checksums"]}
-    words = {kind: tuple(said) for kind, said in header["summary"].items()}
-    return RawData(header["name"], tuple(header["classes"]), parts["train"], parts.get("test"), Summary(**words))
+    parts = {part: _read_part(folder, part, digests.get(part, ""), remember) for part in header["checksums"]}
+    notes = {kind: tuple(sentences) for kind, sentences in header["summary"].items()}
+    return RawData(header["name"], tuple(header["classes"]), parts["train"], parts.get("test"), Summary(**notes))
 
 
-def _part(folder: Path, part: str, known: str = "", remember: bool = True) -> Split:
+def _read_part(folder: Path, part: str, known_digest: str = "", remember: bool = True) -> Split:
     labels = torch.from_numpy(load_array(folder / f"{part}-labels.npy"))
-    return Split(MappedImages(folder / f"{part}.npy", known=known, remember=remember), labels)
+    return Split(MappedImages(folder / f"{part}.npy", known=known_digest, remember=remember), labels)
 
 
 def _parts(raw: RawData) -> Mapping[str, Split]:
@@ -322,7 +327,7 @@ def _checksum_pixels(part: Split) -> str:
     return pixel_digest(part.images) + tensor_digest(part.labels)
 
 
-def _say_unwritten(folder: Path | None, error: OSError) -> None:
+def _report_unwritable(folder: Path | None, error: OSError) -> None:
     progress.console().print(
         f"The cache {folder} cannot be written ({reason(error)}); going on without it.", highlight=False
     )

@@ -1,4 +1,5 @@
-"""Which columns of a table hold the pictures and the labels: by types and names, never by a guess among numbers."""
+"""Selection of the image and label columns of a table, by types and names; a column of numbers is never guessed to be
+the label."""
 
 from __future__ import annotations
 
@@ -23,11 +24,11 @@ KIND_WORDS = (
     *("species", "diagnosis", "breed", "digit", "letter", "character", "disease", "emotion", "expression", "variety"),
     *("cultivar", "genus", "family", "kind", "type", "grade", "concept", "finding"),
 )
-"""What classes are often called; taken where no column is called a label."""
-COUNTED = ("num", "n", "number", "count", "is", "has", "no")
-"""'num_classes' and 'is_target' are no labels; 'image_label' is one."""
-FILED = ("file", "content", "mime", "image", "data", "media")
-"""Nor is 'file_type'."""
+"""Words that often name classes; used if no column is named like a label."""
+NOT_LABEL_PREFIXES = ("num", "n", "number", "count", "is", "has", "no")
+"""First words that rule out a label: 'num_classes' and 'is_target' are no labels, 'image_label' is one."""
+FILE_PREFIXES = ("file", "content", "mime", "image", "data", "media")
+"""First words that rule out a word of KIND_WORDS: 'file_type' is no label."""
 ENDINGS = (
     "id",
     "idx",
@@ -45,25 +46,26 @@ ENDINGS = (
     "encoded",
 )
 USUAL_LABELS = ("label", "labels", "fine_label")
-"""Taken when several class labels could be meant: CIFAR-100's 'fine_label' beside 'coarse_label'."""
-NEVER = ("split", "fold", "part", "subset", "partition")
-"""Names of class labels that tell parts, not classes."""
+"""Preferred among several columns of class labels: CIFAR-100 has 'fine_label' and 'coarse_label'."""
+PART_NAMES = ("split", "fold", "part", "subset", "partition")
+"""Names of columns of class labels that give the part, not the class."""
 PICTURE_NAMES = ("image", "img", "picture", "photo", "pixels", "pixel_values", "pixel", "images", "data", "x", "values")
-"""Names of columns of flat lists that are pictures."""
+"""Names of columns of flat lists that are images."""
 SURE = 2
-"""The rank of a column that is called a label."""
-CALLED = 4
-"""The first of these name pictures also where the column's content is refused later."""
-TOLD = 8
-"""Columns that a sentence lists of many."""
+"""Rank of a column that is named like a label."""
+STRONG_NAMES = 4
+"""Number of leading PICTURE_NAMES that identify an image column even if its content is rejected later."""
+LISTED_COLUMNS = 8
+"""Most columns that an error message lists."""
 Values = Callable[[str], Iterable[Any]]
-"""The values of a column, as Python objects, read as they are asked for."""
+"""Function that returns the values of a column as Python objects, read lazily."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of the pictures and the labels; `names` is a column of text that names the labels' numbers, and
-    `rivals` could be the label too. `certain` is False where only the name of a kind, such as 'species', told it."""
+    """The image column and the label column. `names` is a text column that names the classes of numeric labels, and
+    `rivals` could also be the label. `certain` is False if the label was found only by a word for a kind, such as
+    'species'."""
 
     image: str
     label: str
@@ -75,11 +77,11 @@ class Columns:
 def find_columns(
     features: Mapping[str, Any], image: str | None, label: str | None, where: str, values: Values | None = None
 ) -> Columns:
-    """The columns named, or those that fit: a picture by its type; a label by its type or its name.
+    """Return the columns named or, by default, those that fit: an image by its type; a label by its type or its name.
 
-    `features` are those of a Hugging Face data set, `values` looks into its columns. A whole number, text, flag or
-    category is a label where its column is called like one; no other column is ever taken. Of two that tell the same
-    classes the numbers are taken, and named by the text. Raises InputError listing the columns when none or several
+    `features` are those of a Hugging Face data set, `values` reads its columns. A column of whole numbers, text, flags
+    or categories is a label if it is named like one; no other column is ever chosen. If two columns give the same
+    classes, the numeric one is chosen and named by the text. Raises InputError listing the columns if none or several
     fit.
     """
     for kind, name in (("image column", image), ("label column", label)):
@@ -93,12 +95,12 @@ def find_columns(
 
 
 def image_columns(features: Mapping[str, Any], label: str | None, values: Values) -> list[str]:
-    """The columns that could be the pictures, as `find_columns` takes them."""
+    """Columns that could hold the images, by the rules of `find_columns`."""
     return _Table(features, "", values).images(label)
 
 
 def label_columns(features: Mapping[str, Any], image: str) -> list[str]:
-    """The columns that could be the labels of pictures in the column `image`."""
+    """Columns that could hold the labels of the images in column `image`."""
     return list(_Table(features, "", lambda _: ()).labels(image))
 
 
@@ -121,7 +123,7 @@ def _value_kind(dtype: str) -> str:
 
 
 def _depth(feature: Any) -> int:
-    """How many lists lie in each other."""
+    """Nesting depth of a list column."""
     if type(feature).__name__ in ("Array2D", "Array3D"):
         return len(feature.shape)
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
@@ -129,23 +131,23 @@ def _depth(feature: Any) -> int:
 
 
 def rank_of(name: str) -> int:
-    """How much a column's name is that of a label: 2 where it says so, 1 where it says what classes are often called, 0
-    otherwise."""
+    """Rank of a column name as a label: 2 if it is named like a label, 1 if it contains a word that often names
+    classes, 0 otherwise."""
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+", name)]
     if "_".join(words) in LABEL_NAMES:
         return 2
-    if _speaks_of(words, LABEL_WORDS, COUNTED):
+    if _is_about(words, LABEL_WORDS, NOT_LABEL_PREFIXES):
         return 2
-    return int(_speaks_of(words, KIND_WORDS, (*COUNTED, *FILED)))
+    return int(_is_about(words, KIND_WORDS, (*NOT_LABEL_PREFIXES, *FILE_PREFIXES)))
 
 
-def _speaks_of(words: Sequence[str], known: Sequence[str], unless: Sequence[str]) -> bool:
-    """Whether these are 'label', 'fine_label' or 'label_id', and nothing else about labels."""
+def _is_about(words: Sequence[str], vocabulary: Sequence[str], excluded: Sequence[str]) -> bool:
+    """Whether a name, split into words, is like 'label', 'fine_label' or 'label_id', and about nothing else."""
     if not words:
         return False
-    if words[0] in known and all(word in (*ENDINGS, *known) or word.isdecimal() for word in words[1:]):
+    if words[0] in vocabulary and all(word in (*ENDINGS, *vocabulary) or word.isdecimal() for word in words[1:]):
         return True
-    return words[-1] in known and words[0] not in unless
+    return words[-1] in vocabulary and words[0] not in excluded
 
 
 @dataclass(frozen=True)
@@ -155,35 +157,38 @@ class _Table:
     values: Values
 
     def image(self, label: str | None) -> str:
-        """The column of pictures."""
-        fitting = self.images(label)
-        if len(fitting) == 1:
-            return fitting[0]
-        raise self._question(fitting, "image")
+        """The image column. Raises InputError unless exactly one fits."""
+        candidates = self.images(label)
+        if len(candidates) == 1:
+            return candidates[0]
+        raise self._selection_error(candidates, "image")
 
     def images(self, label: str | None) -> list[str]:
-        """The columns that could be the pictures: those of the surest kind of which there is any."""
+        """Columns that could hold the images: those of the most certain kind of which there is any."""
         others = [name for name in self.features if name != label]
         kinds = {name: kind_of(self.features[name]) for name in others}
-        sure = [
+        by_certainty = [
             [name for name in others if kinds[name] == "image"],
             [name for name in others if kinds[name] == "bytes" and _is_encoded(self._first(name))],
             [name for name in others if _depth(self.features[name]) > 1 and not rank_of(name)],
             [name for name in others if kinds[name] == "text" and _is_picture_name(self._first(name))],
             [name for name in others if kinds[name] == "list" and name.lower() in PICTURE_NAMES],
-            [name for name in others if kinds[name] in ("text", "bytes") and name.lower() in PICTURE_NAMES[:CALLED]],
+            [
+                name
+                for name in others
+                if kinds[name] in ("text", "bytes") and name.lower() in PICTURE_NAMES[:STRONG_NAMES]
+            ],
         ]
-        return next((names for names in sure if names), [])
+        return next((names for names in by_certainty if names), [])
 
     def labels(self, image: str) -> dict[str, int]:
-        """The columns that could be the label, with their ranks."""
-        ranks = {name: rank_of(name) for name in self.features if name != image and not self._is_place(name)}
-        typed = {name: 2 for name in ranks if self._is_class(name) and name.lower() not in NEVER}
+        """Columns that could hold the label, with their ranks."""
+        ranks = {name: rank_of(name) for name in self.features if name != image and not self._is_coordinate(name)}
+        typed = {name: 2 for name in ranks if self._is_class(name) and name.lower() not in PART_NAMES}
         return {name: rank for name, rank in (ranks | typed).items() if rank}
 
-    def _is_place(self, name: str) -> bool:
-        """Whether a column of numbers called y is the place of something in the picture, as one beside a column x
-        is."""
+    def _is_coordinate(self, name: str) -> bool:
+        """Whether a column named y holds coordinates: the table also has a numeric column named x."""
         if name.lower() != "y":
             return False
         return any(
@@ -191,40 +196,42 @@ class _Table:
         )
 
     def label(self, image: str) -> Columns:
-        """The label column, beside pictures in `image`."""
+        """The image column `image` and the label column that fits it."""
         ranks = self.labels(image)
-        sure = [name for name, rank in ranks.items() if rank == 2]
-        pool = sure or list(ranks)
-        chosen = self._one_of(pool)
-        named = self.namer(chosen, ranks)
+        certain = [name for name, rank in ranks.items() if rank == 2]
+        candidates = certain or list(ranks)
+        chosen = self._choose_label(candidates)
+        names = self.namer(chosen, ranks)
         rivals = tuple(name for name in ranks if name != chosen and not self._same_classes(chosen, name))
-        return Columns(image, chosen, named, rivals, bool(sure))
+        return Columns(image, chosen, names, rivals, bool(certain))
 
     def namer(self, label: str, ranks: Mapping[str, int]) -> str | None:
-        """The column of text that names the classes of a label of numbers, one to one."""
+        """The text column that names the classes of a numeric label column, one to one; None if there is none."""
         if kind_of(self.features[label]) not in ("int", "float"):
             return None
         texts = [name for name in ranks if name != label and kind_of(self.features[name]) == "text"]
         return next((name for name in texts if self._same_classes(label, name)), None)
 
-    def _one_of(self, pool: list[str]) -> str:
-        if len(pool) == 1:
-            return pool[0]
-        typed = [name for name in pool if self._is_class(name)]
+    def _choose_label(self, candidates: list[str]) -> str:
+        if len(candidates) == 1:
+            return candidates[0]
+        typed = [name for name in candidates if self._is_class(name)]
         if len(typed) == 1:
             return typed[0]
         usual = [name for name in USUAL_LABELS if name in typed]
         if usual:
             return usual[0]
-        fine = [name for name in pool if "coarse" not in name.lower()]
-        if "fine_label" in pool and fine == ["fine_label"]:
+        fine = [name for name in candidates if "coarse" not in name.lower()]
+        if "fine_label" in candidates and fine == ["fine_label"]:
             return "fine_label"
-        if pool and not typed and all(self._same_classes(pool[0], name) for name in pool[1:]):
-            return next((name for name in pool if kind_of(self.features[name]) in ("int", "float")), pool[0])
-        raise self._question(pool, "label")
+        if candidates and not typed and all(self._same_classes(candidates[0], name) for name in candidates[1:]):
+            return next(
+                (name for name in candidates if kind_of(self.features[name]) in ("int", "float")), candidates[0]
+            )
+        raise self._selection_error(candidates, "label")
 
     def _same_classes(self, one: str, other: str) -> bool:
-        """Whether each value of a column stands beside one value of the other only, and the other way round."""
+        """Whether the values of two columns correspond one to one."""
         if "list" in (kind_of(self.features[one]), kind_of(self.features[other])):
             return False
         pairs = set(zip(self.values(one), self.values(other), strict=True))
@@ -236,29 +243,31 @@ class _Table:
     def _first(self, name: str) -> Any:
         return next((value for value in self.values(name) if value is not None), None)
 
-    def _question(self, fitting: list[str], kind: str) -> InputError:
-        if fitting:
+    def _selection_error(self, candidates: list[str], kind: str) -> InputError:
+        if candidates:
             return InputError(
-                f"{self.where} has several columns that could be the {kind}: {', '.join(fitting)}; name one with "
+                f"{self.where} has several columns that could be the {kind}: {', '.join(candidates)}; name one with "
                 f"--data.{kind}-column."
             )
-        columns = [f"{name} ({_told(feature)})" for name, feature in self.features.items()]
-        there = ", ".join(columns[:TOLD]) + f" and {len(columns) - TOLD} more" * (len(columns) > TOLD)
-        called = {"label": " called like one (label, class, target, category, …)"}.get(kind, "")
+        columns = [f"{name} ({_describe_kind(feature)})" for name, feature in self.features.items()]
+        listed = ", ".join(columns[:LISTED_COLUMNS]) + f" and {len(columns) - LISTED_COLUMNS} more" * (
+            len(columns) > LISTED_COLUMNS
+        )
+        hint = {"label": " called like one (label, class, target, category, …)"}.get(kind, "")
         return InputError(
-            f"{self.where} has no {kind} column{called}; it has {there}. Name the {kind} column with "
+            f"{self.where} has no {kind} column{hint}; it has {listed}. Name the {kind} column with "
             f"--data.{kind}-column."
         )
 
 
-def _told(feature: Any) -> str:
-    told = {"class": "classes", "image": "pictures", "int": "whole numbers", "flag": "flags", "list": "lists"}
-    told |= {"float": "fractions"}
-    return told.get(kind_of(feature), kind_of(feature))
+def _describe_kind(feature: Any) -> str:
+    descriptions = {"class": "classes", "image": "pictures", "int": "whole numbers", "flag": "flags", "list": "lists"}
+    descriptions |= {"float": "fractions"}
+    return descriptions.get(kind_of(feature), kind_of(feature))
 
 
 def _is_encoded(value: Any) -> bool:
-    """Whether bytes begin as a picture file does."""
+    """Whether the value is bytes that start like an image file."""
     if not isinstance(value, bytes):
         return False
     try:
@@ -269,5 +278,5 @@ def _is_encoded(value: Any) -> bool:
 
 
 def _is_picture_name(value: Any) -> bool:
-    """Whether text ends as the name of a picture file does."""
+    """Whether the value is text with the extension of an image file."""
     return isinstance(value, str) and PurePath(value.lower()).suffix in Image.registered_extensions()

@@ -1,5 +1,5 @@
-"""A few points that stand for many, chosen greedily: herding and k-centre. Memory is bounded: of many points only a
-block is there as float64 numbers at once."""
+"""Greedy selection of coresets: herding and k-centre. Memory is bounded: for many points, only one block at a time is
+held as float64 numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from torch import Tensor
 from ..runtime.errors import InputError
 
 BLOCK = 1 << 26
-"""Bytes of float64 numbers that are computed with at once."""
+"""Bytes of float64 numbers in one block."""
 KEPT = 1 << 28
-"""Bytes of such numbers that are kept from one pass over the points to the next; of more, all are read again."""
-ALIKE = 1e-9
-"""Values this near to each other, as a share of the largest one, are equal: sums differ in their last bits between
-machines, choices must not."""
+"""Bytes of float64 numbers that are kept between passes over the points; if there are more, all points are read again
+in each pass."""
+TOLERANCE = 1e-9
+"""Values that differ by less than this fraction of the largest one count as equal: sums differ in their last bits
+between machines, but choices must not."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,17 @@ class Points:
     count: int
     """N."""
     read: Callable[[Int[Tensor, " B"]], Float[Tensor, "B ..."]]
-    """The points of these numbers (on the CPU), on any device and of any shape."""
+    """Returns the points at the given indices (on the CPU), on any device and of any shape."""
 
     @staticmethod
     def of(points: Float[Tensor, "N ..."]) -> Points:
-        """Points that are all there."""
-        return Points(len(points), lambda numbers: points[numbers])
+        """Points that are all in memory."""
+        return Points(len(points), lambda indices: points[indices])
 
-    _kept: list[Tensor] = field(default_factory=list)
+    _cached_blocks: list[Tensor] = field(default_factory=list)
 
     def __getitem__(self, number: int) -> Float[Tensor, " D"]:
-        return self._block(torch.tensor([number]))[0]
+        return self._read_block(torch.tensor([number]))[0]
 
     def along(self, direction: Float[Tensor, " D"]) -> Float[Tensor, " N"]:
         """The scalar product of each point with one direction."""
@@ -54,64 +55,64 @@ class Points:
         return torch.stack([block.sum(dim=0) for block in self._blocks()]).sum(dim=0) / self.count
 
     def _blocks(self) -> Iterator[Float[Tensor, "B D"]]:
-        if self._kept:
-            yield from self._kept
+        if self._cached_blocks:
+            yield from self._cached_blocks
             return
         size = 8 * math.prod(self.read(torch.arange(1)).shape)
-        blocks = map(self._block, torch.arange(self.count).split(max(1, BLOCK // size)))
+        blocks = map(self._read_block, torch.arange(self.count).split(max(1, BLOCK // size)))
         if size * self.count > KEPT:
             yield from blocks
             return
-        self._kept.extend(blocks)
-        yield from self._kept
+        self._cached_blocks.extend(blocks)
+        yield from self._cached_blocks
 
-    def _block(self, numbers: Tensor) -> Tensor:
-        return self.read(numbers).detach().to("cpu", torch.float64).flatten(1)
+    def _read_block(self, indices: Tensor) -> Tensor:
+        return self.read(indices).detach().to("cpu", torch.float64).flatten(1)
 
 
 def herding(points: Points, count: int) -> Int[Tensor, " count"]:
-    """The numbers of `count` points, in the order of their choice: each brings the mean of those chosen nearest to the
-    mean of all (Welling 2009; without replacement, as iCaRL, arXiv 1611.07725, takes it).
+    """Indices of `count` points, in the order of their choice: each choice brings the mean of the chosen points nearest
+    to the mean of all (Welling 2009; without replacement, as in iCaRL, arXiv 1611.07725).
 
-    Among equals the first one is taken. Raises InputError unless 1 ≤ count ≤ N.
+    The first of equal candidates is taken. Raises InputError unless 1 ≤ count ≤ N.
     """
     _check(points, count)
     mean = points.mean()
     # ‖μ − (s + x)/n‖² n² = ‖n μ − s‖² + ‖x‖² − 2 n ⟨μ, x⟩ + 2 ⟨s, x⟩, of which the first term is the same for all x
     norms, along = points.norms(), points.along(mean)
     cross, scale = torch.zeros_like(norms), norms.max() + float(mean.square().sum())
-    free, chosen = torch.ones(points.count, dtype=torch.bool), []
+    available, chosen = torch.ones(points.count, dtype=torch.bool), []
     for number in range(1, count + 1):
         cost = norms - 2 * number * along + 2 * cross
-        chosen.append(_first_least(cost, free, number * scale))
-        free[chosen[-1]] = False
+        chosen.append(_first_least(cost, available, number * scale))
+        available[chosen[-1]] = False
         cross = cross + points.along(points[chosen[-1]])
     return torch.tensor(chosen)
 
 
 def k_centre(points: Points, count: int) -> Int[Tensor, " count"]:
-    """The numbers of `count` points, in the order of their choice: first the one nearest to the mean of all, then
-    always the one farthest from those chosen (Gonzalez 1985; as a coreset, Sener & Savarese, arXiv 1708.00489).
+    """Indices of `count` points, in the order of their choice: first the point nearest to the mean of all, then always
+    the one farthest from those chosen (Gonzalez 1985; as a coreset, Sener & Savarese, arXiv 1708.00489).
 
-    Among equals the first one is taken. Raises InputError unless 1 ≤ count ≤ N.
+    The first of equal candidates is taken. Raises InputError unless 1 ≤ count ≤ N.
     """
     _check(points, count)
     norms, mean = points.norms(), points.mean()
-    free, scale = torch.ones(points.count, dtype=torch.bool), norms.max() + mean.square().sum()
-    chosen = [_first_least(norms - 2 * points.along(mean), free, scale)]
+    available, scale = torch.ones(points.count, dtype=torch.bool), norms.max() + mean.square().sum()
+    chosen = [_first_least(norms - 2 * points.along(mean), available, scale)]
     nearest = torch.full_like(norms, math.inf)
     while len(chosen) < count:
         last = chosen[-1]
-        free[last] = False
+        available[last] = False
         nearest = torch.minimum(nearest, norms + norms[last] - 2 * points.along(points[last]))
-        chosen.append(_first_least(-nearest, free, scale))
+        chosen.append(_first_least(-nearest, available, scale))
     return torch.tensor(chosen)
 
 
-def _first_least(values: Float[Tensor, " N"], free: Tensor, scale: Tensor) -> int:
-    """The first number among the `free` ones whose value is the least, to within rounding of `scale`."""
-    values = values.masked_fill(~free, math.inf)
-    return int((free & (values <= values.min() + ALIKE * scale)).nonzero()[0, 0])
+def _first_least(values: Float[Tensor, " N"], available: Tensor, scale: Tensor) -> int:
+    """The first of the `available` indices with the minimum value, to within rounding of `scale`."""
+    values = values.masked_fill(~available, math.inf)
+    return int((available & (values <= values.min() + TOLERANCE * scale)).nonzero()[0, 0])
 
 
 def _check(points: Points, count: int) -> None:

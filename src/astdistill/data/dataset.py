@@ -1,4 +1,4 @@
-"""A labelled image data set as it was read and as networks see it, the configuration that names it, and its labels."""
+"""Labelled image data sets, raw and as networks see them, and the configuration that builds them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Resize = Literal["crop", "squash"]
 
 
 def chosen_classes(given: Any) -> tuple[str, ...]:
-    """A choice of classes by name or number, in its order. Raises InputError for what has no order, and for a text,
-    which is a list of its letters."""
+    """The chosen classes, by name or number, in the given order. Raises InputError for collections without an order,
+    for dictionaries, and for a string, which would be a list of its letters."""
     if isinstance(given, str):
         raise InputError(f"classes is the text '{given}'; give a list of names or numbers, such as ['cat', 'dog'].")
     if isinstance(given, Mapping):
@@ -106,42 +106,42 @@ class DataConfig(Record):
 
     @field_validator("classes", mode="before")
     @classmethod
-    def _is_choice(cls, given: Any) -> Any:
-        return given if given is None else chosen_classes(given)
+    def _check_classes(cls, choice: Any) -> Any:
+        return choice if choice is None else chosen_classes(choice)
 
     @field_validator("background")
     @classmethod
-    def _is_colour(cls, name: str) -> str:
+    def _check_background(cls, name: str) -> str:
         background_colour(name)
         return name
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What earlier versions did not have is written where it is not as they did, so that their runs stay the
-        same."""
+    def _omit_new_defaults(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Omit settings that earlier versions did not have if they have their defaults, so that runs of those versions
+        remain the same."""
         return {name: value for name, value in handler(self).items() if (name, value) not in NEW_DEFAULTS}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a reader made of a source, in words for people: what it read, what it left out and why, what it guessed."""
+    """Notes for the user on how a source was read: what was read, what was left out and why, what was guessed."""
 
     read: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
 
     def __add__(self, more: Summary) -> Summary:
-        """What both say, this one first."""
+        """The notes of both, those of `self` first."""
         return Summary(self.read + more.read, self.left_out + more.left_out, self.guessed + more.guessed)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled pictures that are not decoded yet, so that classes can be chosen first.
+    """Labelled images that are not decoded yet, so that classes can be selected first.
 
-    The parts are 'train' and, where the source has one, 'test'. `labels[part]` is `[N]` int64, `fetch(part, rows)`
-    gives some of its pictures, as encoded bytes or as an array of what nested lists hold, and `where(part, row)` names
-    one in an error.
+    The parts are 'train' and, if the source has one, 'test'. `labels[part]` is `[N]` int64, `fetch(part, rows)` returns
+    the images of these rows, as encoded bytes or as arrays of the values of nested lists, and `where(part, row)` names
+    an image in an error message.
     """
 
     name: str
@@ -150,12 +150,12 @@ class Source:
     fetch: Callable[[str, Sequence[int]], Iterable[bytes | np.ndarray]]
     where: Callable[[str, int], str]
     files: FileSet
-    """Those that decide what is read; none where the pictures lie in memory."""
+    """Files that determine what is read; none if the images are in memory."""
     summary: Summary
     words: tuple[str, ...] = ()
     """Class names that are in none of these files."""
     places: tuple[tuple[str, int, str], ...] = ()
-    """Part, label and folder of what is read, where folders tell them."""
+    """Part, label and folder of what is read, if folders determine them."""
 
 
 class Labelled(NamedTuple):
@@ -174,9 +174,9 @@ def dimensions(shape: Sequence[int]) -> str:
 class Split:
     """Images `[N, C, H, W]` with their labels `[N]` int64.
 
-    `images` is a float32 tensor, preprocessed, where the set is kept so, and otherwise a `Holding`, which can be
-    indexed like one. What works for sets of any size asks for batches. Before preprocessing, as readers give it, a
-    split holds uint8 bytes, in memory or in a file.
+    `images` is a preprocessed float32 tensor if the set is stored as one, and otherwise a `Holding`, which is indexed
+    like a tensor. Code for data sets of any size must use batches. Before preprocessing, as returned by readers, a
+    split holds uint8 pixels, in memory or in a file.
     """
 
     images: StoredImages
@@ -199,7 +199,7 @@ class Split:
 
     @property
     def device(self) -> torch.device:
-        """Where batches lie."""
+        """Device of the batches."""
         return self.images.device
 
     def batch(self, indices: torch.Tensor) -> Batch:
@@ -221,19 +221,19 @@ class Split:
         return (Labelled(*pair) for pair in zip(in_batches(self.images, size, order), labels.split(size), strict=True))
 
     def whole(self) -> Images:
-        """Every image at once, in memory: for small sets."""
+        """All images at once, in memory; for small data sets."""
         return self.images[:]
 
     def to(self, device: str | torch.device) -> Split:
         """The same split on another device.
 
         Args:
-            device: Where batches are to lie, as torch names it.
+            device: Device of the batches, such as "cpu" or "cuda:1".
         """
         return Split(self.images.to(device), self.labels.to(device))
 
     def select(self, indices: torch.Tensor) -> Split:
-        """The images at `indices`, in that order, held as they are here.
+        """The images at `indices`, in that order, stored in the same way.
 
         Args:
             indices: Row numbers.
@@ -250,7 +250,7 @@ class Split:
 
 
 def rows_of(part: Split, indices: Tensor) -> Split:
-    """The images at `indices`, in that order; the same part when that is all of them."""
+    """The images at `indices`, in that order; `part` itself if that is all of them in their order."""
     if len(indices) == len(part) and bool((indices == torch.arange(len(part))).all()):
         return part
     return part.select(indices)
@@ -258,7 +258,7 @@ def rows_of(part: Split, indices: Tensor) -> Split:
 
 @dataclass(frozen=True)
 class RawData:
-    """A labelled image set as it was stored, its splits still bytes; `test` is None where there is no test part."""
+    """A labelled image data set before preprocessing, its splits in uint8; `test` is None if there is no test part."""
 
     name: str
     classes: tuple[str, ...]
@@ -267,17 +267,18 @@ class RawData:
     summary: Summary = Summary()
 
     def map_pixels(self, change: Any) -> RawData:
-        """The same set with `change` applied to the pixels of each part, which it is given in memory."""
+        """The same set with `change` applied to the pixels of each part, which are passed to it in memory."""
         test = None if self.test is None else Split(change(self.test.images[:]), self.test.labels)
         return replace(self, train=Split(change(self.train.images[:]), self.train.labels), test=test)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What experts learn from and students are tested on.
+    """A preprocessed data set: the images that experts are trained on and students are tested on.
 
-    `fingerprint` is a hash of the training pixels, labels, classes and preprocessing: two sets teach the same exactly
-    if their fingerprints are equal, wherever they lie on disk. Test and validation images are not in it.
+    `fingerprint` is a hash of the training pixels, labels, classes and preprocessing: two data sets have the same
+    training data and preprocessing if and only if their fingerprints are equal, regardless of their location on disk.
+    It does not cover test and validation images.
     """
 
     name: str
@@ -289,23 +290,23 @@ class Dataset:
     test: Split
     """Test images and labels."""
     preprocessing: Preprocessing
-    """From pixels in [0, 1] to what networks see, fitted on the training images."""
+    """Maps pixels in [0, 1] to network inputs; fitted on the training images."""
     fingerprint: str
     """See above."""
     config: DataConfig
-    """What `load_dataset` builds the same set from."""
+    """Configuration from which `load_dataset` builds the same set."""
     validation: Split | None = None
-    """Held-out training images; none where `config.validation` is 0."""
+    """Held-out training images; None if `config.validation` is 0."""
     summary: Summary = Summary()
-    """What was read, left out and guessed, in words."""
+    """Notes on what was read, left out and guessed."""
 
     def __repr__(self) -> str:
         """One line: name, images of each part, shape, classes, whitening."""
         parts = f"{len(self.train):,} training, {len(self.test):,} test"
         if self.validation is not None:
             parts += f", {len(self.validation):,} validation"
-        of = f"images of {dimensions(self.shape)}, {len(self.classes)} classes, whiten {self.config.whiten}"
-        return f"Dataset({self.name}: {parts} {of})"
+        details = f"images of {dimensions(self.shape)}, {len(self.classes)} classes, whiten {self.config.whiten}"
+        return f"Dataset({self.name}: {parts} {details})"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -314,7 +315,7 @@ class Dataset:
 
     @property
     def device(self) -> torch.device:
-        """Where batches lie."""
+        """Device of the batches."""
         return self.train.device
 
     def class_sizes(self) -> list[int]:
@@ -346,7 +347,7 @@ class Dataset:
 
 
 def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, where: str) -> Split:
-    """The pair as a part. Raises InputError when there are not as many labels as images, or none at all."""
+    """The images and labels as a split. Raises InputError if their numbers differ, or if there are no images."""
     if len(pixels) != len(labels):
         raise InputError(f"{where} has {len(pixels)} images but {len(labels)} labels; give one label per image.")
     if not len(labels):

@@ -1,4 +1,4 @@
-"""Encoded pictures as uint8 pixels `[N, C, H, W]`; resizing and padding."""
+"""Decoding of images to uint8 pixels `[N, C, H, W]`; resizing and padding."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from .storage import StoredImages
 
 
 def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None, how: Resize = "crop") -> Pixels:
-    """The images as squares of `size` pixels a side; as they are where they have that size, or none is asked for.
+    """Resize images to squares of `size` pixels a side; unchanged if they have that size or `size` is None.
 
-    'crop' resizes the short side (bilinear, antialiased, aspect ratio kept) and crops the centre; 'squash' see
+    'crop' resizes the shorter side (bilinear, antialiased, aspect ratio kept) and crops the centre; for 'squash' see
     `squashed`.
     """
     if size is None or pixels.shape[2:] == (size, size):
@@ -50,13 +50,12 @@ def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None, how: Resize = "c
 
 
 def squashed(pixels: UInt8[Tensor, "N C h w"], size: int) -> Pixels:
-    """The images with both sides resized to `size`, the aspect ratio lost, by bilinear interpolation without
-    antialiasing.
+    """Resize both sides of images to `size`, ignoring the aspect ratio, by bilinear interpolation without antialiasing.
 
-    A pixel is a mean of the four around its place, pixels counting as centres of squares and the border repeated:
-    `interpolate(mode="bilinear", align_corners=False)` in float32, which is what torchvision's `Resize((size, size))`
-    made of float tensors before it had `antialias`, and what it does now with `antialias=False`. The result is rounded
-    to 256 levels, where released code goes on with fractions.
+    Each output pixel is a weighted mean of the four nearest input pixels, with pixels as centres of squares and a
+    repeated border: `interpolate(mode="bilinear", align_corners=False)` in float32. This equals torchvision's
+    `Resize((size, size))` on float tensors before it had `antialias`, and with `antialias=False` today. The result is
+    rounded to 256 levels, whereas released code continues with fractions.
     """
     resized = pixels.new_empty(*pixels.shape[:2], size, size)
     for start in range(0, len(pixels), CHUNK):
@@ -67,7 +66,7 @@ def squashed(pixels: UInt8[Tensor, "N C h w"], size: int) -> Pixels:
 
 
 def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
-    """The images with black borders up to `to` pixels a side."""
+    """Pad images with black borders to `to` pixels a side."""
     down, across = to - pixels.shape[2], to - pixels.shape[3]
     borders = (across // 2, across - across // 2, down // 2, down - down // 2)
     return torch.nn.functional.pad(pixels, borders)
@@ -75,40 +74,40 @@ def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
 
 CHUNK = 1000
 FETCHED = 1 << 24
-"""Bytes of encoded pictures that are held at once, where they are fetched together."""
+"""Bytes of encoded images that are fetched together."""
 LARGEST_FILE = 1 << 30
-"""Bytes of one picture's file."""
+"""Most bytes of an image file."""
 MOST_PIXELS = 89_478_485
-"""Pixels of one picture, known before it is decoded; from here on Pillow warns of a bomb."""
+"""Most pixels of an image, checked before it is decoded; above this number Pillow warns of a decompression bomb."""
 FORMATS = (
     *("PNG", "JPEG", "MPO", "BMP", "DIB", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "SGI", "SUN", "PCX"),
     *("ICO", "TGA"),
 )
-"""Formats by Pillow's names, whatever the ending of the file. None of them starts a program, as EPS does, or opens
-another file; TGA, which begins with nothing of its own, is tried last."""
+"""Supported formats by Pillow's names, regardless of the extension of the file. None of them starts a program, as EPS
+does, or opens another file. TGA, which has no signature, is tried last."""
 PARTS = {"train": "training part", "test": "test part"}
 NAMED = 3
-"""Broken pictures that a sentence names."""
+"""Most unreadable images that an error message names."""
 LOOKED_AT = 20_000
-"""Pictures that are looked at to find more broken ones."""
+"""Most images that are checked to find further unreadable ones."""
 Sized = Callable[[Pixels], Pixels]
 
 
 class Unreadable(InputError):
-    """A picture that cannot be read: `where` it is and `why`."""
+    """An image that cannot be read: `where` is its location, `why` the reason."""
 
     where = why = ""
 
     @staticmethod
     def of(where: str, why: str) -> Unreadable:
-        """The error; made so that it can be sent to another process."""
+        """Create the error in a way that allows it to be sent to another process."""
         error = Unreadable(f"{where} cannot be read as an image ({why}); replace it or take it out.")
         error.where, error.why = where, why
         return error
 
 
 def in_memory(*shape: int) -> Pixels:
-    """Room for images of `shape`, to be filled."""
+    """Allocate uint8 images of `shape` in memory, to be filled by the caller."""
     return torch.empty(shape, dtype=torch.uint8)
 
 
@@ -119,23 +118,22 @@ def decoded(
     allocator: Callable[..., Pixels] = in_memory,
     opening: Opening | None = None,
 ) -> RawData:
-    """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is
-    grey), in 256 levels.
+    """Decode the images of the chosen classes to one block per part, all of one size and one number of channels (grey
+    only if every image is grey), in 256 levels.
 
-    `sized` changes the size of images `[N, C, H, W]`; `allocator(N, C, H, W)` makes the blocks of uint8 that they are
-    written to.
+    `sized` resizes images `[N, C, H, W]`; `allocator(N, C, H, W)` allocates the uint8 blocks that they are written to.
     """
-    kept = kept_labels(source.classes, choice)
+    class_labels = kept_labels(source.classes, choice)
     opening = opening or Opening()
-    chosen = {part: _chosen(source, part, kept) for part in PARTS if part in source.labels}
-    levels = Levels(opening, lambda: _every_picture(source, chosen, opening))
+    chosen = {part: _select_rows(source, part, class_labels) for part in PARTS if part in source.labels}
+    levels = Levels(opening, lambda: _all_values(source, chosen, opening))
     try:
-        parts = {part: _decoded_part(source, part, rows, sized, allocator, levels) for part, rows in chosen.items()}
+        parts = {part: _decode_part(source, part, rows, sized, allocator, levels) for part, rows in chosen.items()}
     except Unreadable as error:
-        every = _with_all_broken(error, source, chosen, opening)
-        if every is None:
+        joint_error = _error_for_all_unreadable(error, source, chosen, opening)
+        if joint_error is None:
             raise
-        raise every from error
+        raise joint_error from error
     train, test = parts["train"], parts.get("test")
     if test is not None:
         if train.images.shape[2:] != test.images.shape[2:]:
@@ -147,34 +145,36 @@ def decoded(
         train, test = (
             Split(_with_channels(part.images[:], channels, allocator), part.labels) for part in (train, test)
         )
-    said = Summary(levels.words(), guessed=(*levels.guesses(), *by_number(source.classes, choice)))
-    return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, source.summary + said)
+    notes = Summary(levels.words(), guessed=(*levels.guesses(), *by_number(source.classes, choice)))
+    return RawData(
+        source.name, tuple(source.classes[label] for label in class_labels), train, test, source.summary + notes
+    )
 
 
-def _with_all_broken(
+def _error_for_all_unreadable(
     first: Unreadable, source: Source, chosen: Mapping[str, SelectedRows], opening: Opening
 ) -> InputError | None:
-    """The error for all pictures that cannot be read, of which each costs a start otherwise; None where there is one
-    alone."""
-    rows = ((part, row) for part, its in chosen.items() for row in its.rows.tolist())
-    looked_at, broken = list(islice(rows, LOOKED_AT)), list[Unreadable]()
-    more = next(rows, None) is not None
+    """One error for all images that cannot be read, which otherwise would be reported one per run; None if there is
+    only one."""
+    rows = ((part, row) for part, selected in chosen.items() for row in selected.rows.tolist())
+    checked, unreadable = list(islice(rows, LOOKED_AT)), list[Unreadable]()
+    capped = next(rows, None) is not None
     with progress.phase("looking for more pictures that cannot be read"):
-        for part, row in looked_at:
+        for part, row in checked:
             try:
                 (data,) = source.fetch(part, [row])
                 _decode(data, source.where(part, row), opening)
             except Unreadable as error:
-                broken.append(error)
-            except InputError:  # of a file that cannot be opened, which has a sentence of its own
+                unreadable.append(error)
+            except InputError:  # for a file that cannot be opened, with its own message
                 continue
-    others = [error.where for error in broken if error.where != first.where]
+    others = [error.where for error in unreadable if error.where != first.where]
     if not others:
         return None
-    named = ", ".join(others[:NAMED]) + ", …" * (len(others) > NAMED)
+    examples = ", ".join(others[:NAMED]) + ", …" * (len(others) > NAMED)
     return InputError(
-        f"{first.where} cannot be read as an image ({first.why}), nor can {'at least ' * more}{len(others):,} more "
-        f"({named}); replace them or take them out."
+        f"{first.where} cannot be read as an image ({first.why}), nor can {'at least ' * capped}{len(others):,} more "
+        f"({examples}); replace them or take them out."
     )
 
 
@@ -184,9 +184,10 @@ def stacked(
     where: Callable[[int], str],
     allocator: Callable[..., Pixels] = in_memory,
 ) -> Pixels:
-    """The pictures as one block, grey ones filling all three channels beside RGB.
+    """Stack images into one block; if some are RGB, grey images are expanded to three channels.
 
-    Raises InputError naming two that differ otherwise, as `where` calls the picture of a row of the block.
+    Raises InputError naming two images that differ otherwise; `where` returns the location of the image in a row of the
+    block.
     """
     first = next(pictures)
     block = allocator(count, *first.shape)
@@ -202,52 +203,52 @@ def stacked(
                 "give all the same number (only grey and RGB may be mixed)."
             )
         block = _with_channels(block, max(len(pixels), block.shape[1]), allocator)
-        block[row] = pixels  # a grey picture fills all three channels of a block in colour
+        block[row] = pixels  # a grey image is broadcast to all three channels of an RGB block
     return block
 
 
-def _chosen(source: Source, part: str, kept: Sequence[int]) -> SelectedRows:
-    chosen = renumbered(source.labels[part], kept)
+def _select_rows(source: Source, part: str, class_labels: Sequence[int]) -> SelectedRows:
+    chosen = renumbered(source.labels[part], class_labels)
     if not len(chosen.rows):
         raise InputError(
-            f"{_named(source, part)} holds no images of the classes asked for; choose others with --data.classes."
+            f"{_part_name(source, part)} holds no images of the classes asked for; choose others with --data.classes."
         )
     return chosen
 
 
-def _named(source: Source, part: str) -> str:
+def _part_name(source: Source, part: str) -> str:
     return f"{source.name} ({PARTS[part]})"
 
 
-def _decoded_part(
+def _decode_part(
     source: Source, part: str, chosen: SelectedRows, sized: Sized, allocator: Callable[..., Pixels], levels: Levels
 ) -> Split:
     rows: list[int] = chosen.rows.tolist()
-    pictures = _pictures(source, part, rows, sized, levels)
-    pixels = stacked(pictures, len(rows), lambda place: source.where(part, rows[place]), allocator)
-    return checked_count(pixels, chosen.labels, _named(source, part))
+    pictures = _decode_pictures(source, part, rows, sized, levels)
+    pixels = stacked(pictures, len(rows), lambda index: source.where(part, rows[index]), allocator)
+    return checked_count(pixels, chosen.labels, _part_name(source, part))
 
 
-def _pictures(
+def _decode_pictures(
     source: Source, part: str, rows: list[int], sized: Sized, levels: Levels
 ) -> Iterator[UInt8[Tensor, "C H W"]]:
     with progress.bar("Decoding images", len(rows), unit="images") as bar:
-        for values in _opened(source, part, rows, levels.opening):
+        for values in _read_values(source, part, rows, levels.opening):
             yield sized(levels.pixels(values).unsqueeze(0))[0]
             bar.step(1)
 
 
-def _every_picture(source: Source, chosen: Mapping[str, SelectedRows], opening: Opening) -> Iterator[Values]:
-    """The values of all chosen pictures of all parts, to find their levels."""
+def _all_values(source: Source, chosen: Mapping[str, SelectedRows], opening: Opening) -> Iterator[Values]:
+    """The values of all chosen images of all parts, to find their levels."""
     with progress.phase(f"finding the levels of the pictures of {source.name}"):
         for part, rows in chosen.items():
-            for picture in _opened(source, part, rows.rows.tolist(), opening):
+            for picture in _read_values(source, part, rows.rows.tolist(), opening):
                 yield picture._replace(part=PARTS[part])
 
 
-def _opened(source: Source, part: str, rows: list[int], opening: Opening) -> Iterator[Values]:
-    """The values of the pictures, one after another. So many are fetched at once that their bytes stay near `FETCHED`,
-    as far as those before tell."""
+def _read_values(source: Source, part: str, rows: list[int], opening: Opening) -> Iterator[Values]:
+    """The values of the images, one after another. The number fetched at once keeps their bytes near `FETCHED`,
+    estimated from the largest image so far."""
     start, count, largest = 0, 1, 1
     while start < len(rows):
         chunk = rows[start : start + count]
@@ -258,11 +259,11 @@ def _opened(source: Source, part: str, rows: list[int], opening: Opening) -> Ite
 
 
 def size_in_memory(data: bytes | np.ndarray) -> int:
-    """Bytes of an encoded picture or of a list's values."""
+    """Bytes of an encoded image or of the values of a list."""
     return data.nbytes if isinstance(data, np.ndarray) else len(data)
 
 
-def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
+def _decode(data: bytes | np.ndarray, name: str, opening: Opening) -> Values:
     stream = io.BytesIO(b"" if isinstance(data, np.ndarray) else data)
     try:
         if isinstance(data, np.ndarray):
@@ -271,21 +272,21 @@ def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
             return picture_values(picture, opening)
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{where} has more than the {MOST_PIXELS:,} pixels that a picture may have; make it smaller or take it out."
+            f"{name} has more than the {MOST_PIXELS:,} pixels that a picture may have; make it smaller or take it out."
         ) from error
     except Exception as error:  # what Pillow and its libraries raise on broken files depends on the format
-        why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows
-        raise Unreadable.of(where, why) from error
+        why = str(error).replace(f" {stream!r}", "")  # Pillow adds the address of the stream object
+        raise Unreadable.of(name, why) from error
 
 
 @contextmanager
 def opened_picture(stream: IO[bytes]) -> Iterator[Image.Image]:
-    """A picture of one of the formats that are read, for as long as the block lasts; nothing is decoded yet.
+    """Open an image in one of the supported formats for the duration of the block, without decoding it.
 
-    Raises what Pillow does for anything else, and DecompressionBombError for more than `MOST_PIXELS`.
+    Raises Pillow's exceptions for anything else, and DecompressionBombError for more than `MOST_PIXELS`.
     """
     with warnings.catch_warnings():
-        # Of Pillow, which bounds pixels as MOST_PIXELS does, and tells of every damaged tag beside a sound picture.
+        # Pillow warns of large images, which MOST_PIXELS bounds, and of every damaged tag of an intact image.
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(stream, formats=readable_formats()) as picture:
@@ -295,8 +296,8 @@ def opened_picture(stream: IO[bytes]) -> Iterator[Image.Image]:
 
 
 def stored_shape(data: bytes | np.ndarray) -> tuple[int, int, int]:
-    """Channels, height and width of a picture once it is read, by its header alone; of nested lists by their values.
-    Raises what Pillow does, or ValueError, for what is no picture."""
+    """Channels, height and width of an image after decoding, from its header only; of nested lists from their values.
+    Raises Pillow's exceptions or ValueError for anything that is not an image."""
     if isinstance(data, np.ndarray):
         channels, height, width = list_values(data).values.shape
         return channels, height, width
@@ -306,25 +307,28 @@ def stored_shape(data: bytes | np.ndarray) -> tuple[int, int, int]:
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """The formats that are read, as far as this Pillow knows them."""
+    """The supported formats that the installed Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def file_bytes(path: Path) -> bytes:
-    """The bytes of a regular file. Raises InputError naming it when it cannot be read, is none, or is too large."""
-    where = text_of(path)
+    """The bytes of a regular file. Raises InputError naming it if it cannot be read, is not a regular file, or is too
+    large."""
+    location = text_of(path)
     try:
-        # A pipe without a writer would hold up an open that waits.
+        # Without O_NONBLOCK, opening a pipe that has no writer would block.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{where} is a pipe, device or socket, not a picture file; take it out.")
+                raise InputError(f"{location} is a pipe, device or socket, not a picture file; take it out.")
             if status.st_size > LARGEST_FILE:
-                raise InputError(f"{where} is larger than {LARGEST_FILE >> 20} MiB; make it smaller, or take it out.")
+                raise InputError(
+                    f"{location} is larger than {LARGEST_FILE >> 20} MiB; make it smaller, or take it out."
+                )
             return file.read()
     except OSError as error:
-        raise InputError(f"{where} cannot be read ({error.strerror}); check its permissions.") from error
+        raise InputError(f"{location} cannot be read ({error.strerror}); check its permissions.") from error
 
 
 def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int, allocator: Callable[..., Pixels]) -> Pixels:

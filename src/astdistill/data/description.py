@@ -1,5 +1,5 @@
-"""What was read of a source, for people and for files: classes with their counts, where the test part came from, what
-was resized, left out and guessed, and what is odd about it."""
+"""Description of a data set, as text and as JSON: classes with their counts, the origin of the test part, what was
+resized, left out and guessed, and warnings."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from .storage import ByteImages
 
 COLUMNS = 80
 WHOLE = 30
-"""Classes up to which a description lists all of them."""
+"""Most classes that a description lists completely."""
 FIRST, LAST = 8, 2
-"""Classes that a longer list begins and ends with."""
+"""Classes at the start and at the end of a shortened list."""
 NAME_COLUMNS = 40
 NAMED = 3
-"""Classes that a warning names."""
+"""Most classes that a warning names."""
 FEW_TEST, FEW_TRAIN = 20, 5
 HALF = 0.5
 LOOKED_AT = 256
-"""Training images that are looked at for one colour throughout."""
+"""Training images that are checked for a single colour."""
 COMPARED = 1 << 28
-"""Values of images in memory up to which test images are looked for among the training images."""
+"""Most values of images in memory for which test images are searched among the training images."""
 GLANCED_AT = 64
 """Values of an image that are compared first."""
 TEST_PART = "test part"
-"""What the sentence of a summary begins with that says where the test images come from."""
+"""Prefix of the summary note that gives the origin of the test images."""
 OWN_TEST = "the source's own"
-DRAWN = frozenset(
+MASK_FOLDERS = frozenset(
     ("mask", "masks", "annotation", "annotations", "label", "labels", "gt", "groundtruth", "segmentation", "target")
 )
-"""Folders of sets for segmentation: pictures, and what is drawn over them."""
-COPIED = frozenset(("thumbnail", "thumbnails", "thumb", "thumbs", "resized", "preview", "previews", "small"))
-"""Folders of the same pictures in another size."""
+"""Folders of segmentation data sets: the images, and masks drawn over them."""
+COPY_FOLDERS = frozenset(("thumbnail", "thumbnails", "thumb", "thumbs", "resized", "preview", "previews", "small"))
+"""Folders of the same images in another size."""
 FOLD = re.compile(r"(cv|fold|split|part|batch|shard)[\W_]*\d+", re.IGNORECASE)
 
 
@@ -57,8 +57,8 @@ class ClassCounts(Record):
 
 
 class Description(Record):
-    """What was read, as text of 80 columns and as JSON (`to_json`). Names are written so that every terminal and file
-    takes them."""
+    """Description of a data set, as text of 80 columns and as JSON (`to_json`). Names are escaped so that every
+    terminal and file can hold them."""
 
     source: str
     """As it was named."""
@@ -80,25 +80,29 @@ class Description(Record):
 
     @staticmethod
     def of(dataset: Dataset, ipc: int = 1) -> Description:
-        """The description of a data set, of which `ipc` synthetic images per class are to be made."""
-        read = [said for said in dataset.summary.read if not said.startswith(TEST_PART)]
-        test = [said[len(TEST_PART) :].lstrip(": ") for said in dataset.summary.read if said.startswith(TEST_PART)]
+        """Describe a data set from which `ipc` synthetic images per class are to be made."""
+        read = [note for note in dataset.summary.read if not note.startswith(TEST_PART)]
+        test_notes = [
+            note[len(TEST_PART) :].lstrip(": ") for note in dataset.summary.read if note.startswith(TEST_PART)
+        ]
         counts = _counts(dataset)
         return Description(
             source=printable(dataset.config.source),
             name=printable(dataset.name),
             shape=dataset.shape,
             classes=counts,
-            test_part=printable("; ".join(test) or OWN_TEST),
+            test_part=printable("; ".join(test_notes) or OWN_TEST),
             read=tuple(map(printable, read)),
             left_out=tuple(map(printable, dataset.summary.left_out)),
             guessed=tuple(map(printable, dataset.summary.guessed)),
-            warnings=tuple([*_odd_counts(counts, ipc), *_odd_names(counts), *_odd_images(dataset)]),
+            warnings=tuple(
+                [*_warnings_on_counts(counts, ipc), *_warnings_on_names(counts), *_warnings_on_images(dataset)]
+            ),
         )
 
     @property
     def parts(self) -> dict[str, int]:
-        """Images by part, without a validation part where there is none."""
+        """Images by part; the validation part only if there is one."""
         sums = {name: sum(getattr(each, field) for each in self.classes) for name, field in FIELDS.items()}
         return {name: count for name, count in sums.items() if count or name != "validation"}
 
@@ -114,8 +118,8 @@ class Description(Record):
         lines = [_cut(f"Data: {self.source}", COLUMNS)]
         lines += item("images", f"{images}; {shape_text(self.shape)}")
         lines += item("test part", self.test_part)
-        for head, said in {"read": self.read, "left out": self.left_out, "guessed": self.guessed}.items():
-            lines += [line for sentence in said for line in item(head, sentence)]
+        for head, notes in {"read": self.read, "left out": self.left_out, "guessed": self.guessed}.items():
+            lines += [line for note in notes for line in item(head, note)]
         lines += item("classes", self._sizes())
         lines += self._table()
         lines += [line for warning in self.warnings for line in item("warning", warning)]
@@ -131,12 +135,12 @@ class Description(Record):
         )
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The classes with their counts, after a row of heads: all of them, or the first and the last of many."""
+        """The classes with their counts, after a header row: all of them, or the first and the last of a long list."""
         heads = list(self.parts)
         rows = [(each.name, *(f"{getattr(each, FIELDS[head]):,}" for head in heads)) for each in self.classes]
         if len(rows) > WHOLE:
-            between = f"… {len(rows) - FIRST - LAST} more"
-            rows = [*rows[:FIRST], (between, *([""] * len(heads))), *rows[-LAST:]]
+            ellipsis = f"… {len(rows) - FIRST - LAST} more"
+            rows = [*rows[:FIRST], (ellipsis, *([""] * len(heads))), *rows[-LAST:]]
         return [("class", *heads), *rows]
 
     def _table(self) -> list[str]:
@@ -150,24 +154,24 @@ class Description(Record):
 
 
 FIELDS = {"training": "train", "validation": "validation", "test": "test"}
-"""The parts, as people call them, with their fields of `ClassCounts`."""
+"""Display names of the parts, with their fields of `ClassCounts`."""
 INDENT = " " * 13
 
 
 def printable(text: Any) -> str:
-    """The text with what no terminal shows (control characters, bytes that are no text) written as escapes."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text))
+    """The text with unprintable characters (control characters, bytes that are not text) escaped."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """Size and channels in words."""
+    """Height, width and channels in words."""
     channels, height, width = shape
     kinds = {1: "grey (1 channel)", 3: "colour (3 channels)"}
     return f"{height}×{width} pixels, {kinds.get(channels) or f'{channels} channels'}"
 
 
 def without_source(sentence: str, source: str) -> str:
-    """The sentence with the own name of the source in the place of its path."""
+    """The sentence with the path of the source replaced by its file name."""
     return sentence.replace(source, PurePath(source).name or source)
 
 
@@ -201,65 +205,66 @@ def _per_class(part: Split | None, classes: int) -> list[int]:
 
 def named(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
-    shown = ", ".join(_cut(name, NAME_COLUMNS) for name in names[:NAMED])
+    listed = ", ".join(_cut(name, NAME_COLUMNS) for name in names[:NAMED])
     if len(names) > NAMED:
-        return f"{shown} and {len(names) - NAMED:,} more"
-    return shown
+        return f"{listed} and {len(names) - NAMED:,} more"
+    return listed
 
 
-def _odd_counts(counts: Sequence[ClassCounts], ipc: int) -> Iterator[str]:
-    images, tested = (sum(getattr(each, field) for each in counts) for field in ("train", "test"))
+def _warnings_on_counts(counts: Sequence[ClassCounts], ipc: int) -> Iterator[str]:
+    train, test = (sum(getattr(each, field) for each in counts) for field in ("train", "test"))
     most = max(counts, key=lambda each: each.train)
-    if len(counts) > 2 and most.train >= HALF * images:
+    if len(counts) > 2 and most.train >= HALF * train:
         yield (
-            f"class {_cut(most.name, NAME_COLUMNS)} has {most.train / images:.0%} of the training images; look at the "
+            f"class {_cut(most.name, NAME_COLUMNS)} has {most.train / train:.0%} of the training images; look at the "
             "balanced accuracy"
         )
-    if tested < FEW_TEST:
-        yield f"only {tested} test images: each counts {100 / tested:.1f} points of accuracy"
+    if test < FEW_TEST:
+        yield f"only {test} test images: each counts {100 / test:.1f} points of accuracy"
     untested = [each.name for each in counts if not each.test]
     if untested:
         yield f"no test image of {len(untested)} of {len(counts)} classes ({named(untested)})"
     least = max(FEW_TRAIN, ipc)
-    few = [f"{_cut(each.name, NAME_COLUMNS)} {each.train}" for each in counts if each.train < least]
-    if few:
-        yield f"fewer than {least} training images in {len(few)} of {len(counts)} classes ({named(few)})"
+    small = [f"{_cut(each.name, NAME_COLUMNS)} {each.train}" for each in counts if each.train < least]
+    if small:
+        yield f"fewer than {least} training images in {len(small)} of {len(counts)} classes ({named(small)})"
 
 
-def _odd_names(counts: Sequence[ClassCounts]) -> Iterator[str]:
-    """Classes that are called like parts of a data set. One called train among others may well be a class."""
+def _warnings_on_names(counts: Sequence[ClassCounts]) -> Iterator[str]:
+    """Warnings on classes that are named like parts of a data set. A single one named train may well be a class."""
     names = [each.name for each in counts]
     parts = {name: split_of(name) for name in names if split_of(name) is not None}
-    alone = [name for name in parts if WORDS.get(name.lower()) in ("test", "validation")]
+    held_out = [name for name in parts if WORDS.get(name.lower()) in ("test", "validation")]
     folds = [name for name in names if FOLD.fullmatch(name)]
-    if len(set(parts.values())) > 1 or alone:
+    if len(set(parts.values())) > 1 or held_out:
         yield f"classes called like parts of a data set ({named(list(parts))}): is --data the folder of the classes?"
-    elif beside := _beside_pictures({name.lower() for name in names}):
-        yield f"classes called like pictures and {beside} ({named(names)}): is --data the folder of the classes?"
+    elif other := _folders_besides_images({name.lower() for name in names}):
+        yield f"classes called like pictures and {other} ({named(names)}): is --data the folder of the classes?"
     elif len(folds) > 1:
         yield f"classes called like folds of a data set ({named(folds)}): is --data the folder of the classes?"
 
 
-def _beside_pictures(names: set[str]) -> str:
-    """What else a set holds of its pictures, where some classes are called like those and others like that."""
-    kinds = {"the masks drawn over them": DRAWN, "copies of them in another size": COPIED}
-    return next((kind for kind, words in kinds.items() if names & PICTURED and names & words), "")
+def _folders_besides_images(names: set[str]) -> str:
+    """What the data set contains besides its images, if some classes are named like image folders and others like
+    folders of masks or copies; empty otherwise."""
+    kinds = {"the masks drawn over them": MASK_FOLDERS, "copies of them in another size": COPY_FOLDERS}
+    return next((kind for kind, folders in kinds.items() if names & PICTURED and names & folders), "")
 
 
-def _odd_images(dataset: Dataset) -> Iterator[str]:
-    plain, looked_at = _one_colour(dataset)
-    if plain and plain >= HALF * looked_at:
+def _warnings_on_images(dataset: Dataset) -> Iterator[str]:
+    plain, checked = _count_single_colour(dataset)
+    if plain and plain >= HALF * checked:
         share = "all"
-        if plain < looked_at:
-            share = f"{plain / looked_at:.0%} of"
+        if plain < checked:
+            share = f"{plain / checked:.0%} of"
         yield f"{share} training images are of one colour throughout: are they masks, or of other levels than thought?"
-    copies = _in_both(dataset)
+    copies = _count_duplicates(dataset)
     if copies:
         yield f"{copies:,} of {len(dataset.test):,} test images are among the training images, pixel by pixel"
 
 
-def _one_colour(dataset: Dataset) -> tuple[int, int]:
-    """How many of some training images, evenly chosen, are of one colour, and how many were looked at."""
+def _count_single_colour(dataset: Dataset) -> tuple[int, int]:
+    """Number of single-colour images among evenly spaced training images, and the number of images checked."""
     count = min(LOOKED_AT, len(dataset.train))
     rows = torch.linspace(0, len(dataset.train) - 1, count).round().to(torch.int64)
     images = next(dataset.train.batches(count, rows)).images
@@ -268,26 +273,28 @@ def _one_colour(dataset: Dataset) -> tuple[int, int]:
     return int(plain.sum()), count
 
 
-def _in_both(dataset: Dataset) -> int:
-    """Test images that are training images too, to the last bit; 0 where to know would mean to read or to move the
-    images, or would take long."""
-    train, test = (_in_memory(part) for part in (dataset.train, dataset.test))
+def _count_duplicates(dataset: Dataset) -> int:
+    """Number of test images that are equal to a training image in every bit; 0 if finding out would require reading or
+    moving the images, or take long."""
+    train, test = (_cpu_tensor(part) for part in (dataset.train, dataset.test))
     if train is None or test is None or train.numel() + test.numel() > COMPARED:
         return 0
     step = max(1, train[0].numel() // GLANCED_AT)
-    glances = [_hashes(part.flatten(1)[:, ::step]) for part in (train, test)]
-    known, wanted = map(set, glances)
+    partial_hashes = [_hashes(part.flatten(1)[:, ::step]) for part in (train, test)]
+    train_hashes, test_hashes = map(set, partial_hashes)
     # Whole images are compared only where a few of their values agree.
-    alike = [
-        [number for number, glance in enumerate(own) if glance in other]
-        for own, other in zip(glances, (wanted, known), strict=True)
+    candidates = [
+        [number for number, value in enumerate(hashes) if value in others]
+        for hashes, others in zip(partial_hashes, (test_hashes, train_hashes), strict=True)
     ]
-    whole, tested = (_hashes(part.flatten(1)[rows]) for part, rows in zip((train, test), alike, strict=True))
-    shared = set(whole)
-    return sum(each in shared for each in tested)
+    full_train, full_test = (
+        _hashes(part.flatten(1)[rows]) for part, rows in zip((train, test), candidates, strict=True)
+    )
+    shared = set(full_train)
+    return sum(each in shared for each in full_test)
 
 
-def _in_memory(part: Split) -> torch.Tensor | None:
+def _cpu_tensor(part: Split) -> torch.Tensor | None:
     images = part.images
     if isinstance(images, ByteImages):
         images = images.pixels

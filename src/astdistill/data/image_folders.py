@@ -1,5 +1,5 @@
-"""Class folders of pictures, among them ImageNet (named by WordNet identifiers, with its ten-class subsets) and Tiny
-ImageNet as it was published: tiny-imagenet-200.zip, or the folder that it unpacks to."""
+"""Image folders with one subfolder per class, including ImageNet (folders named by WordNet identifiers, with its
+ten-class subsets) and Tiny ImageNet as published: tiny-imagenet-200.zip or the folder that it unpacks to."""
 
 from __future__ import annotations
 
@@ -25,102 +25,103 @@ from .selection import ClassChoice, kept_labels
 
 
 def class_folders(folder: Path, listing: Listing) -> tuple[str, ...]:
-    """The names of the class folders of the training part, or of the folder itself where it has none; in alphabetical
-    order."""
+    """The names of the class folders in the training part, or in the folder itself if there is no training part;
+    sorted alphabetically."""
     return folder_layout(folder, listing).classes
 
 
 def from_picture_folder(folder: Path, choice: ClassChoice, listing: Listing, parts: PartNames = UNNAMED) -> Source:
-    """The pictures of a folder that is divided as `folder_layout` says; classes in alphabetical order.
+    """The pictures of a folder with the layout found by `folder_layout`; classes in alphabetical order.
 
-    Only the folders of the chosen classes are read. Classes named by WordNet identifiers get words where words.txt
-    lies beside the training part. Raises InputError for a folder without pictures, a class without any, or a test class
-    that is not trained on.
+    Only the folders of the chosen classes are read. Classes named by WordNet identifiers get readable names if
+    words.txt is in the folder that contains the training part. Raises InputError for a folder without pictures, a class
+    without pictures, or a test class that the training part does not have.
     """
     layout = folder_layout(folder, listing, parts)
-    folders, beside = layout.classes, sorted(layout.beside)
-    words = next((words_there for place in beside if (words_there := _wnid_words(place, folders))), ())
-    named = words or _printable(folders)
-    chosen = {label: folders[label] for label in kept_labels(named, choice)} if folders else {}
-    rest, pictures = _files_beside(beside, listing), dict[str, list[tuple[int, Path]]]()
+    folders, parents = layout.classes, sorted(layout.beside)
+    wnid_names = next((found for parent in parents if (found := _read_wnid_names(parent, folders))), ())
+    class_names = wnid_names or _printable_names(folders)
+    chosen = {label: folders[label] for label in kept_labels(class_names, choice)} if folders else {}
+    skipped, pictures = _files_outside_classes(parents, listing), dict[str, list[tuple[int, Path]]]()
     for part in ("train", "test"):
-        pictures[part] = _labelled(getattr(layout, part) or {}, chosen, listing, rest)
+        pictures[part] = _labelled_pictures(getattr(layout, part) or {}, chosen, listing, skipped)
     if not pictures["train"]:
-        raise _no_pictures(folder, rest)
-    _check_classes(folder, layout.train, chosen, pictures["train"], listing, rest)
+        raise _no_pictures(folder, skipped)
+    _check_classes(folder, layout.train, chosen, pictures["train"], listing, skipped)
     if not pictures["test"] and layout.test is None:
         del pictures["test"]
-    said, places = layout.summary, {"train": layout.train, "test": layout.test or {}}
+    summary, part_folders = layout.summary, {"train": layout.train, "test": layout.test or {}}
     return Source(
         text_of(folder.resolve().name),
-        named,
+        class_names,
         {part: _labels_of(pairs) for part, pairs in pictures.items()},
         lambda part, rows: (file_bytes(pictures[part][row][1]) for row in rows),
         lambda part, row: text_of(pictures[part][row][1]),
         FileSet(sorted(path for pairs in pictures.values() for _, path in pairs), folder, LARGEST_FILE),
-        said + Summary(left_out=rest.left_out(), guessed=tuple(_derived(pictures, folders))),
-        words,
+        summary + Summary(left_out=skipped.left_out(), guessed=tuple(_notes_on_copies(pictures, folders))),
+        wnid_names,
         tuple(
-            (part, label, places[part][name].relative_to(folder).as_posix())
-            for part in places
+            (part, label, part_folders[part][name].relative_to(folder).as_posix())
+            for part in part_folders
             for label, name in sorted(chosen.items())
-            if name in places[part]
+            if name in part_folders[part]
         ),
     )
 
 
-def _labelled(
-    places: Mapping[str, Path], chosen: Mapping[int, str], listing: Listing, rest: Walked
+def _labelled_pictures(
+    folders: Mapping[str, Path], chosen: Mapping[int, str], listing: Listing, skipped: Walked
 ) -> list[tuple[int, Path]]:
-    """The pictures of the chosen labels with their labels: by label, then by path. All else goes to `rest`."""
+    """Pairs (label, path) of the chosen classes, sorted by label, then by path. Files that are not used are added to
+    `skipped`."""
     labelled = list[tuple[int, Path]]()
     for label, name in sorted(chosen.items()):
-        if name in places:
-            walked = listing.walk(places[name])
-            labelled += [(label, path) for path in walked.pictures]
-            rest.add(walked)
-    rest.pictures.clear()
+        if name in folders:
+            contents = listing.walk(folders[name])
+            labelled += [(label, path) for path in contents.pictures]
+            skipped.add(contents)
+    skipped.pictures.clear()
     return labelled
 
 
-def _files_beside(folders: Iterable[Path], listing: Listing) -> Walked:
-    """What lies in folders that hold class folders, beside these."""
-    rest = Walked()
+def _files_outside_classes(folders: Iterable[Path], listing: Listing) -> Walked:
+    """The files in the folders that contain the class folders, without the contents of the class folders."""
+    skipped = Walked()
     for folder in folders:
-        rest.add(listing.entries(folder))
-    rest.others = [path for path in rest.others if path.name not in WORDS]
-    return rest
+        skipped.add(listing.entries(folder))
+    skipped.others = [path for path in skipped.others if path.name not in WORDS]
+    return skipped
 
 
 def _check_classes(
     folder: Path,
-    places: Mapping[str, Path],
+    folders: Mapping[str, Path],
     chosen: Mapping[int, str],
     pictures: Sequence[tuple[int, Path]],
     listing: Listing,
-    rest: Walked,
+    skipped: Walked,
 ) -> None:
-    """Raise InputError for a single class beside a file of labels, and for a class without pictures, with what lies in
-    its folder instead."""
-    unread = unread_labels(rest.others)
-    if len(places) == 1 and unread:
-        (name,) = places
-        raise UnlabelledError(f"{text_of(folder)} holds pictures of one class alone, folder {text_of(name)}{unread}.")
+    """Raise InputError for a single class with an unread file of labels, and for a class without pictures; the message
+    lists what its folder contains instead."""
+    hint = unread_labels(skipped.others)
+    if len(folders) == 1 and hint:
+        (name,) = folders
+        raise UnlabelledError(f"{text_of(folder)} holds pictures of one class alone, folder {text_of(name)}{hint}.")
     filled = {label for label, _ in pictures}
     for label, name in chosen.items():
         if label not in filled:
-            there = " and ".join(listing.walk(places[name]).left_out()) or "no files"
+            contents = " and ".join(listing.walk(folders[name]).left_out()) or "no files"
             raise UnlabelledError(
-                f"Class '{text_of(name)}' has no training images: {text_of(places[name])} holds {there}; give pictures "
-                "that end in .png, .jpg or another known format, or leave the class out with --data.classes."
+                f"Class '{text_of(name)}' has no training images: {text_of(folders[name])} holds {contents}; give "
+                "pictures that end in .png, .jpg or another known format, or leave the class out with --data.classes."
             )
 
 
-def _no_pictures(folder: Path, rest: Walked) -> InputError:
-    why = " and ".join(rest.left_out())
+def _no_pictures(folder: Path, skipped: Walked) -> InputError:
+    reason = " and ".join(skipped.left_out())
     return UnlabelledError(
-        f"{text_of(folder)} holds no pictures in class folders{why and f', but {why}'}{unread_labels(rest.others)}; "
-        "expected "
+        f"{text_of(folder)} holds no pictures in class folders{reason and f', but {reason}'}"
+        f"{unread_labels(skipped.others)}; expected "
         f"{text_of(folder)}/train/<class>/*.png, or {text_of(folder)}/<class>/*.png."
     )
 
@@ -129,23 +130,27 @@ DERIVED = re.compile(
     r"(.+?)[-_ .]+(masks?|seg(mentation)?|labels?|gt|annotations?|thumb(nail)?s?|preview|small)([-_ ]?\d+)?",
     re.IGNORECASE,
 )
-"""What a file is called that is made of a picture: its name, and what it is."""
+"""Names of files derived from a picture: the name of the picture, then a word such as mask or thumbnail."""
 
 
-def _derived(pictures: Mapping[str, Sequence[tuple[int, Path]]], folders: Sequence[str]) -> Iterator[str]:
-    """A note on pictures that are called like another of their folder and a word for masks or thumbnails, or like it
-    but for the ending. They count as images of their class. Not looked for among the million pictures of ImageNet."""
+def _notes_on_copies(pictures: Mapping[str, Sequence[tuple[int, Path]]], folders: Sequence[str]) -> Iterator[str]:
+    """Notes on pictures whose name is that of another picture in the folder plus a word for masks or thumbnails, or
+    differs from it in the ending only. They count as images of their class. Skipped for the million pictures of
+    ImageNet."""
     if named_by_wnid(folders):
         return
     stems = Counter((path.parent, path.stem) for pairs in pictures.values() for _, path in pairs)
-    made = [
+    derived = [
         path
         for pairs in pictures.values()
         for _, path in pairs
         if (match := DERIVED.fullmatch(path.stem)) and (path.parent, match[1]) in stems
     ]
-    twice = [f"{name}.*" for (_, name), count in stems.items() if count > 1]
-    kinds = {"another and a word such as mask or thumb": list(map(str, made)), "another but for the ending": twice}
+    duplicates = [f"{name}.*" for (_, name), count in stems.items() if count > 1]
+    kinds = {
+        "another and a word such as mask or thumb": list(map(str, derived)),
+        "another but for the ending": duplicates,
+    }
     for kind, names in kinds.items():
         if names:
             yield (
@@ -154,12 +159,12 @@ def _derived(pictures: Mapping[str, Sequence[tuple[int, Path]]], folders: Sequen
             )
 
 
-def _printable(folders: Sequence[str]) -> tuple[str, ...]:
-    """The class names as text. Raises InputError where two become the same."""
+def _printable_names(folders: Sequence[str]) -> tuple[str, ...]:
+    """The class names as printable text. Raises InputError if two names become equal."""
     printed = tuple(map(text_of, folders))
-    twice = [name for name in printed if printed.count(name) > 1]
-    if twice:
-        raise InputError(f"Two class folders are both called {twice[0]} when written as text; rename one of them.")
+    duplicates = [name for name in printed if printed.count(name) > 1]
+    if duplicates:
+        raise InputError(f"Two class folders are both called {duplicates[0]} when written as text; rename one of them.")
     return printed
 
 
@@ -169,7 +174,7 @@ def _labels_of(labelled: Sequence[tuple[int, Path | str]]) -> Labels:
 
 IMAGENET_CLASSES = 1000
 IMAGENET_SIZE = 128
-"""Pixels a side where no other size is asked for, as in MTT (arXiv 2203.11932)."""
+"""Default height and width in pixels, as in MTT (arXiv 2203.11932)."""
 IMAGENET_SUBSETS: dict[str, tuple[int, ...]] = {
     "nette": (0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
     "woof": (193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
@@ -178,9 +183,8 @@ IMAGENET_SUBSETS: dict[str, tuple[int, ...]] = {
     "fruit": (953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
     "yellow": (309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
 }
-"""Class indices of ILSVRC-2012, which number the WordNet identifiers in their sorted order; a class's label is its
-place here."""
-IMAGENET_CLASSES = 1000
+"""Class indices of ILSVRC-2012, which are positions in the sorted list of WordNet identifiers. The label of a class is
+its position in the tuple."""
 IMAGENET_NAMES = ("imagenet", *(f"imagenet-{name}" for name in IMAGENET_SUBSETS))
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
 
@@ -193,43 +197,47 @@ def subset_classes(source: str) -> tuple[str, ...] | None:
 
 
 def is_imagenet(folder: Path) -> bool:
-    """Whether a folder has the thousand class folders of ILSVRC-2012, called by WordNet identifiers, in itself or in
-    `train`."""
-    places = [place for place in (folder, folder / "train") if place.is_dir()]
-    return any(sum(bool(WNID.fullmatch(each.name)) for each in place.iterdir()) == IMAGENET_CLASSES for place in places)
+    """Whether a folder or its subfolder `train` contains the 1000 class folders of ILSVRC-2012, named by WordNet
+    identifiers."""
+    candidates = [candidate for candidate in (folder, folder / "train") if candidate.is_dir()]
+    return any(
+        sum(bool(WNID.fullmatch(subfolder.name)) for subfolder in candidate.iterdir()) == IMAGENET_CLASSES
+        for candidate in candidates
+    )
 
 
 def named_by_wnid(classes: Sequence[str]) -> bool:
-    """Whether class folders carry WordNet identifiers (n01440764), all of them."""
+    """Whether all class folders are named by WordNet identifiers (n01440764)."""
     return bool(classes) and all(WNID.fullmatch(name) for name in classes)
 
 
-def _wnid_words(folder: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
-    """Names for class folders called by WordNet identifiers, from words.txt (or Kaggle's LOC_synset_mapping.txt) in
-    `folder`; nothing where there is none, or where they are called otherwise."""
-    listed = [folder / name for name in WORDS if (folder / name).is_file()]
-    if not listed or not named_by_wnid(wnids):
+def _read_wnid_names(folder: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
+    """Names for class folders named by WordNet identifiers, from words.txt (or Kaggle's LOC_synset_mapping.txt) in
+    `folder`; empty if there is no such file, or if a class folder has another kind of name."""
+    files = [folder / name for name in WORDS if (folder / name).is_file()]
+    if not files or not named_by_wnid(wnids):
         return ()
-    return words_of(wnids, listed[0].read_text(encoding="utf-8", errors="replace"))
+    return words_of(wnids, files[0].read_text(encoding="utf-8", errors="replace"))
 
 
 def words_of(wnids: Sequence[str], text: str) -> tuple[str, ...]:
     """A name for every WordNet identifier, from lines 'n02119789 kit fox, Vulpes macrotis'.
 
-    The first synonym where no other of these classes has it (two of ImageNet's are cranes), else all synonyms, else the
-    identifier.
+    The name is the first synonym if it is unique among these classes (ImageNet has two classes 'crane'), else all
+    synonyms, else the identifier.
     """
     lines = (line.strip().split(maxsplit=1) for line in text.splitlines())
-    whole = {parts[0]: parts[1] for parts in lines if len(parts) == 2}
-    names = [(whole.get(wnid, wnid).split(",")[0].strip(), whole.get(wnid, wnid), wnid) for wnid in wnids]
-    taken = [[row[column] for row in names] for column in range(3)]
+    descriptions = {parts[0]: parts[1] for parts in lines if len(parts) == 2}
+    names = [(descriptions.get(wnid, wnid).split(",")[0].strip(), descriptions.get(wnid, wnid), wnid) for wnid in wnids]
+    columns = [[row[column] for row in names] for column in range(3)]
     return tuple(
-        next(name for name, column in zip(row, taken, strict=True) if name and column.count(name) == 1) for row in names
+        next(name for name, column in zip(row, columns, strict=True) if name and column.count(name) == 1)
+        for row in names
     )
 
 
 def check_all_classes(folder: Path, classes: Sequence[str], source: str) -> None:
-    """Raise InputError unless class folders can be told by their index among all 1000 of ILSVRC-2012."""
+    """Raise InputError unless all 1000 classes of ILSVRC-2012 are present, as class indices require."""
     if len(classes) != IMAGENET_CLASSES:
         raise InputError(
             f"{source} numbers classes among the {IMAGENET_CLASSES} of ILSVRC-2012, but {folder} holds {len(classes)} "
@@ -238,7 +246,7 @@ def check_all_classes(folder: Path, classes: Sequence[str], source: str) -> None
 
 
 def no_imagenet(source: str) -> InputError:
-    """The error for a subset without ImageNet on this machine."""
+    """The error for an ImageNet subset when no copy of ImageNet is on this machine."""
     return InputError(
         f"{source} is cut out of a local copy of ILSVRC-2012; let the environment variable ASTDISTILL_DATA name the "
         "folder that holds imagenet/train/<wnid>/*.JPEG and imagenet/val/<wnid>/*.JPEG (or its parquet files)."
@@ -247,12 +255,12 @@ def no_imagenet(source: str) -> InputError:
 
 TINY_IMAGENET = "tiny_imagenet"
 TINY_MARKS = ("wnids.txt", "val/val_annotations.txt")
-"""Files that no other layout has."""
+"""Files that identify the layout of Tiny ImageNet."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Files of a folder or an archive by their paths below the root ('train/n01443537/images/n01443537_0.JPEG')."""
+    """Files of a folder or an archive, by path relative to the root ('train/n01443537/images/n01443537_0.JPEG')."""
 
     where: str
     names: tuple[str, ...]
@@ -263,7 +271,8 @@ class Tree:
 
 
 def is_tiny_imagenet(path: Path) -> bool:
-    """Whether a folder has this layout, or a file is a zip archive, which is read as no other."""
+    """Whether a folder has the layout of Tiny ImageNet, or a file is a zip archive; no other format uses zip
+    archives."""
     return (
         path.suffix.lower() == ".zip"
         if os.path.isfile(path)
@@ -272,7 +281,7 @@ def is_tiny_imagenet(path: Path) -> bool:
 
 
 def tiny_imagenet_files(path: Path) -> FileSet:
-    """The files that decide what is read."""
+    """The files that determine the content of the data set."""
     if path.is_file():
         return FileSet([path])
     lists = [path / name for name in (*TINY_MARKS, "words.txt") if (path / name).is_file()]
@@ -281,12 +290,12 @@ def tiny_imagenet_files(path: Path) -> FileSet:
 
 @contextmanager
 def tiny_imagenet(path: Path, files: FileSet) -> Iterator[Source]:
-    """The pictures in `train/<wnid>/images/`, and those in `val/images/` that val_annotations.txt labels, for as long
-    as the block lasts.
+    """Context manager that yields the pictures in `train/<wnid>/images/`, and those in `val/images/` that
+    val_annotations.txt labels. An archive stays open inside the block.
 
-    Classes are those of wnids.txt in sorted order, as on the hub, named by words.txt. The pictures in `test/` have no
-    labels and are left out. Raises InputError for an archive of something else and for a validation picture that is
-    absent.
+    Classes are those of wnids.txt in sorted order, as on the Hugging Face hub, with names from words.txt. The pictures
+    in `test/` have no labels and are left out. Raises InputError for an archive of other data and for a missing
+    validation picture.
     """
     if path.is_dir():
         names = tuple(file.relative_to(path).as_posix() for file in files.files)
@@ -299,10 +308,10 @@ def tiny_imagenet(path: Path, files: FileSet) -> Iterator[Source]:
             f"{path} cannot be read as a zip archive ({error}); download it again, or give the unpacked folder."
         ) from error
     with archive:
-        inside = archive.namelist()
-        mark = next((name for name in inside if name.rpartition("/")[2] == TINY_MARKS[0]), None)
-        root = "" if mark is None else mark.removesuffix(TINY_MARKS[0])
-        names = tuple(sorted(name.removeprefix(root) for name in inside if name.startswith(root)))
+        members = archive.namelist()
+        marker = next((name for name in members if name.rpartition("/")[2] == TINY_MARKS[0]), None)
+        root = "" if marker is None else marker.removesuffix(TINY_MARKS[0])
+        names = tuple(sorted(name.removeprefix(root) for name in members if name.startswith(root)))
         if not set(TINY_MARKS) <= set(names):
             raise InputError(
                 f"{path} holds no {' and '.join(TINY_MARKS)}, so it is not Tiny ImageNet; unpack it and give the "
@@ -314,10 +323,10 @@ def tiny_imagenet(path: Path, files: FileSet) -> Iterator[Source]:
 def _tree_source(tree: Tree, files: FileSet) -> Source:
     wnids = sorted(set(tree.text("wnids.txt").split()))
     classes = words_of(wnids, tree.text("words.txt") if "words.txt" in tree.names else "")
-    label = {wnid: number for number, wnid in enumerate(wnids)}
-    train = sorted((label[wnid], name) for name in tree.names if (wnid := _wnid_of(name)) in label)
-    pictures = {"train": train, "test": _annotated(tree, label)}
-    without = sum(name.startswith("test/") and is_picture(name.rpartition("/")[2]) for name in tree.names)
+    label_of_wnid = {wnid: number for number, wnid in enumerate(wnids)}
+    train = sorted((label_of_wnid[wnid], name) for name in tree.names if (wnid := _wnid_of(name)) in label_of_wnid)
+    pictures = {"train": train, "test": _annotated_pictures(tree, label_of_wnid)}
+    unlabelled = sum(name.startswith("test/") and is_picture(name.rpartition("/")[2]) for name in tree.names)
     return Source(
         TINY_IMAGENET,
         classes,
@@ -327,29 +336,30 @@ def _tree_source(tree: Tree, files: FileSet) -> Source:
         files,
         Summary(
             ("training part: folder train", "test part: folder val, labelled by val_annotations.txt"),
-            (f"{without} pictures of folder test, which have no labels",) * bool(without),
+            (f"{unlabelled} pictures of folder test, which have no labels",) * bool(unlabelled),
         ),
     )
 
 
 def _wnid_of(name: str) -> str:
-    """The identifier in 'train/<wnid>/…' of a picture; nothing for any other file."""
+    """The identifier in the path 'train/<wnid>/…' of a picture; '' for any other file."""
     parts = name.split("/")
     return parts[1] if len(parts) > 2 and parts[0] == "train" and is_picture(parts[-1]) else ""
 
 
-def _annotated(tree: Tree, label: dict[str, int]) -> list[tuple[int, str]]:
-    """Label and path of every annotated picture whose class is among `label`, by class and name."""
+def _annotated_pictures(tree: Tree, label_of_wnid: dict[str, int]) -> list[tuple[int, str]]:
+    """Pairs (label, path) of all annotated pictures, sorted. Raises InputError for an unknown class and for a missing
+    picture."""
     rows = [line.split() for line in tree.text(TINY_MARKS[1]).splitlines() if line.strip()]
-    known, annotated = set(tree.names), []
+    existing, annotated = set(tree.names), []
     for file, wnid, *_ in (row for row in rows if len(row) >= 2):
-        if wnid not in label:
+        if wnid not in label_of_wnid:
             raise InputError(
                 f"{TINY_MARKS[1]} of {tree.where} names class {wnid}, which wnids.txt does not; take whole files."
             )
-        if (name := f"val/images/{file}") not in known:
+        if (name := f"val/images/{file}") not in existing:
             raise InputError(f"{tree.where} has no {name}, which {TINY_MARKS[1]} names; unpack the archive again.")
-        annotated.append((label[wnid], name))
+        annotated.append((label_of_wnid[wnid], name))
     return sorted(annotated)
 
 

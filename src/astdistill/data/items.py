@@ -1,4 +1,4 @@
-"""Items of any torch data set: which entry is the image and which the label; loaders and iterable sets as items."""
+"""Items of any torch data set: finds the image and the label entry; reads data loaders and iterable data sets."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from .labels import is_missing, names_by_number
 IMAGE_KEYS = (
     "image", "images", "img", "pixel_values", "picture", "pixels", "x", "input", "inputs", "data", "jpg", "jpeg", "png",
 )  # fmt: skip
-"""Names of the image, the most telling first."""
+"""Names of image entries, in order of preference."""
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "targets", "y", "class", "cls", "category")
 DEPTH = 5
-"""Data sets within one another that are looked through for class names."""
+"""Maximum nesting depth of wrapped data sets in the search for class names."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where image and label lie in every item, and what else the label could be."""
+    """Keys of the image and the label in every item; `rivals` are other entries that could be the label, `said` are
+    notes for the user."""
 
     image: Hashable
     label: Hashable
@@ -46,8 +47,9 @@ class Places:
 class Items:
     """The items of one part of a data set, each as (image, label).
 
-    Takes a data set with `__getitem__` and `__len__`, an iterable one, a DataLoader, or any sequence of items. Items
-    may be tuples, named tuples, dictionaries or dataclasses, all of one kind. The first item decides.
+    Takes a data set with `__getitem__` and `__len__`, an iterable data set, a DataLoader, or any sequence of items.
+    Items may be tuples, named tuples, dictionaries or dataclasses, all of one kind. The first item determines which
+    entries are the image and the label. `where` names the part in messages.
     """
 
     def __init__(self, part: Any, where: str, image: str | None = None, label: str | None = None) -> None:
@@ -57,11 +59,11 @@ class Items:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for row, item in enumerate(self._items):
-            held = _entries(item, row, self.where)
+            entries = _entries(item, row, self.where)
             if self.places is None:
-                self.places = _places(held, self.where, *self._named)
+                self.places = _find_places(entries, self.where, *self._named)
             try:
-                yield held[self.places.image], held[self.places.label]
+                yield entries[self.places.image], entries[self.places.label]
             except KeyError as error:
                 raise InputError(
                     f"Item {row} of {self.where} has no entry {error.args[0]!r}, which item 0 has; give all items the "
@@ -71,7 +73,7 @@ class Items:
 
 @dataclass(frozen=True)
 class ByRow:
-    """The items of a data set with `__getitem__` and `__len__`, as often as they are asked for."""
+    """The items of a data set with `__getitem__` and `__len__`; can be iterated repeatedly."""
 
     held: Any
 
@@ -79,45 +81,45 @@ class ByRow:
         return (self.held[row] for row in range(len(self.held)))
 
 
-def _items_of(part: Any, where: str) -> tuple[Iterable[Any], int | None, tuple[str, ...]]:
-    """The items, how many there are if that is known, and what is to be said of it."""
-    held: Any = part
-    if isinstance(held, DataLoader):
-        return _loaded(held, where)
+def _items_of(part: Any, source: str) -> tuple[Iterable[Any], int | None, tuple[str, ...]]:
+    """The items, their number if known, and notes for the user."""
+    dataset: Any = part
+    if isinstance(dataset, DataLoader):
+        return _items_of_loader(dataset, source)
     by_row = hasattr(part, "__getitem__") and hasattr(part, "__len__") and not isinstance(part, IterableDataset)
     if by_row:
-        if isinstance(held, Mapping):
+        if isinstance(dataset, Mapping):
             raise InputError(
-                f"{where} is a {type(part).__name__} of {', '.join(map(str, held))}; give one of these as the training "
-                "and one as the test part."
+                f"{source} is a {type(part).__name__} of {', '.join(map(str, dataset))}; give one of these as the "
+                "training and one as the test part."
             )
-        return ByRow(held), len(held), ()
+        return ByRow(dataset), len(dataset), ()
     if hasattr(part, "__iter__"):
         return part, None, ()
-    raise InputError(f"{where} is a {type(part).__name__}, which has no items; give a torch data set or an iterable.")
+    raise InputError(f"{source} is a {type(part).__name__}, which has no items; give a torch data set or an iterable.")
 
 
-def _loaded(loader: Any, where: str) -> tuple[Iterable[Any], int | None, tuple[str, ...]]:
-    """The items behind a DataLoader: those of its data set where it only batches and shuffles, else its batches taken
-    apart."""
+def _items_of_loader(loader: Any, source: str) -> tuple[Iterable[Any], int | None, tuple[str, ...]]:
+    """The items of a DataLoader: those of its data set if the loader only batches and shuffles, else the items of its
+    batches."""
     if _only_batches(loader):
-        items, count, said = _items_of(loader.dataset, where)
+        items, count, notes = _items_of(loader.dataset, source)
         dropped = loader.drop_last and len(loader.dataset) % loader.batch_size > 0
-        also = ", with those that drop_last leaves out" * dropped
-        return items, count, (*said, f"{where}: the items of the loader's data set, in their own order{also}")
+        dropped_note = ", with those that drop_last leaves out" * dropped
+        return items, count, (*notes, f"{source}: the items of the loader's data set, in their own order{dropped_note}")
     if loader.batch_size is None and loader.batch_sampler is None:
         return loader, None, ()
-    return _apart(loader, where), None, (f"{where}: the batches of the loader, in the order of one pass",)
+    return _items_of_batches(loader, source), None, (f"{source}: the batches of the loader, in the order of one pass",)
 
 
 def _only_batches(loader: Any) -> bool:
-    """Whether a loader gives just the items of its data set, each once, in some order."""
+    """Whether a loader yields exactly the items of its data set, each once, in any order."""
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
-        return False  # a class of the user's own may give anything
+        return False  # a user-defined subclass may yield anything
     sampler: Any = loader.sampler
     items: Any = loader.dataset
     batches = loader.batch_sampler
-    # Given a sampler of batches, a loader has a sampler of its own beside it, which it does not ask.
+    # A loader with a custom batch sampler also has a default sampler, which it does not use.
     if loader.collate_fn is not default_collate or type(batches) is not BatchSampler or batches.sampler is not sampler:
         return False
     if type(sampler) not in (SequentialSampler, RandomSampler) or getattr(sampler, "replacement", False):
@@ -126,10 +128,10 @@ def _only_batches(loader: Any) -> bool:
     return counted and len(items) == len(sampler.data_source) == len(sampler)
 
 
-def _apart(batches: Iterable[Any], where: str) -> Iterator[Any]:
-    """The items of batches that are tuples or dictionaries of columns."""
+def _items_of_batches(batches: Iterable[Any], source: str) -> Iterator[Any]:
+    """Splits batches, which are tuples or dictionaries of columns, into items."""
     for number, batch in enumerate(batches):
-        columns = _entries(batch, number, where)
+        columns = _entries(batch, number, source)
         counts = [len(column) for column in columns.values() if hasattr(column, "__len__") and np.ndim(column) != 0]
         for row in range(min(counts, default=0)):
             yield {name: column[row] for name, column in columns.items() if _is_column(column, counts[0])}
@@ -139,8 +141,8 @@ def _is_column(column: Any, count: int) -> bool:
     return not isinstance(column, str | bytes) and hasattr(column, "__getitem__") and len(column) == count
 
 
-def _entries(item: Any, row: int, where: str) -> dict[Hashable, Any]:
-    """The entries of an item by name, or by place."""
+def _entries(item: Any, row: int, source: str) -> dict[Hashable, Any]:
+    """The entries of an item by name or position. Raises InputError for an item of another type."""
     if isinstance(item, Mapping):
         return dict(item)
     if hasattr(item, "_asdict"):
@@ -149,79 +151,81 @@ def _entries(item: Any, row: int, where: str) -> dict[Hashable, Any]:
         return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
     if isinstance(item, tuple | list) and len(item) > 1:
         return dict(enumerate(item))
-    given = type(item).__name__
+    kind = type(item).__name__
     if isinstance(item, tuple | list):
-        given = f"{given} of {len(item)}"
-    raise InputError(f"Item {row} of {where} is a {given}; give pairs of an image and its label, or dictionaries.")
+        kind = f"{kind} of {len(item)}"
+    raise InputError(f"Item {row} of {source} is a {kind}; give pairs of an image and its label, or dictionaries.")
 
 
-def _places(held: dict[Hashable, Any], where: str, image: str | None, label: str | None) -> Places:
-    """Where the image and the label are, as the first item shows it."""
+def _find_places(entries: dict[Hashable, Any], source: str, image: str | None, label: str | None) -> Places:
+    """The keys of the image and the label, found from the first item. Raises InputError for a requested name that the
+    item does not have."""
     for kind, name in (("image column", image), ("label column", label)):
-        if name is not None and name not in held:
-            raise unknown(kind, name, map(str, held), where=f"in the items of {where}")
-    pictures = [name for name, value in held.items() if is_image(value) and name != label]
-    chosen = image or _first_of(IMAGE_KEYS, pictures) or next(iter(pictures), None)
+        if name is not None and name not in entries:
+            raise unknown(kind, name, map(str, entries), where=f"in the items of {source}")
+    images = [name for name, value in entries.items() if is_image(value) and name != label]
+    chosen = image or _first_match(IMAGE_KEYS, images) or next(iter(images), None)
     if chosen is None:
-        chosen = _first_of(IMAGE_KEYS, held) or next(iter(held))
-    said = [
-        f"{where}: the image is entry {chosen}, which could also be {_listed(pictures, chosen)}"
-    ] * bool(image is None and len(pictures) > 1)  # fmt: skip
+        chosen = _first_match(IMAGE_KEYS, entries) or next(iter(entries))
+    notes = [
+        f"{source}: the image is entry {chosen}, which could also be {_join_names(images, chosen)}"
+    ] * bool(image is None and len(images) > 1)  # fmt: skip
     if label is not None:
-        return Places(chosen, label, (), tuple(said))
-    names = [name for name in held if name != chosen]
-    fitting = [name for name in names if is_label(held[name])]
-    possible = [name for name in names if name in fitting or is_missing(held[name])]
-    # An image without a label may come first; without names, what is none tells nothing.
-    called = _first_of(LABEL_KEYS, possible)
-    label_place = _label_place(chosen, fitting or names, where, held) if called is None else called
-    rivals = tuple(name for name in possible if name != label_place and label_place != _first_of(LABEL_KEYS, names))
-    said += [f"{where}: the label is entry {label_place}, which could also be {_listed(rivals)}"] * bool(rivals)
-    return Places(chosen, label_place, rivals, tuple(said))
+        return Places(chosen, label, (), tuple(notes))
+    names = [name for name in entries if name != chosen]
+    label_like = [name for name in names if is_label(entries[name])]
+    possible = [name for name in names if name in label_like or is_missing(entries[name])]
+    # The first image may have no label: a missing value is a candidate by name only, not by position.
+    named_label = _first_match(LABEL_KEYS, possible)
+    label_key = _label_key(chosen, label_like or names, source, entries) if named_label is None else named_label
+    rivals = tuple(name for name in possible if name != label_key and label_key != _first_match(LABEL_KEYS, names))
+    notes += [f"{source}: the label is entry {label_key}, which could also be {_join_names(rivals)}"] * bool(rivals)
+    return Places(chosen, label_key, rivals, tuple(notes))
 
 
-def _label_place(image: Hashable, names: Sequence[Hashable], where: str, held: Mapping[Hashable, Any]) -> Hashable:
-    """The entry that is the label: by its name, else the first behind the image."""
-    by_name = _first_of(LABEL_KEYS, names)
+def _label_key(image: Hashable, names: Sequence[Hashable], source: str, entries: Mapping[Hashable, Any]) -> Hashable:
+    """The key of the label: by its name, else the first entry after the image. Raises InputError if several named
+    entries could be the label."""
+    by_name = _first_match(LABEL_KEYS, names)
     if by_name is not None:
         return by_name
-    order = list(held)
-    behind = [name for name in names if order.index(name) > order.index(image)]
-    by_place = all(isinstance(name, int) for name in names)
-    if len(names) == 1 or (by_place and names):
-        return next(iter(behind), names[-1])
+    order = list(entries)
+    after = [name for name in names if order.index(name) > order.index(image)]
+    by_position = all(isinstance(name, int) for name in names)
+    if len(names) == 1 or (by_position and names):
+        return next(iter(after), names[-1])
     raise InputError(
-        f"The items of {where} have the entries {_listed(order)}, of which none is called label; name it with "
+        f"The items of {source} have the entries {_join_names(order)}, of which none is called label; name it with "
         "label_column."
     )
 
 
-def _first_of(wanted: Sequence[str], names: Iterable[Hashable]) -> Hashable | None:
+def _first_match(candidates: Sequence[str], names: Iterable[Hashable]) -> Hashable | None:
     lower = {name.lower(): name for name in names if isinstance(name, str)}
-    return next((lower[name] for name in wanted if name in lower), None)
+    return next((lower[name] for name in candidates if name in lower), None)
 
 
-def _listed(names: Iterable[Hashable], leaving: Hashable = None) -> str:
-    return ", ".join(str(name) for name in names if name is not leaving)
+def _join_names(names: Iterable[Hashable], excluded: Hashable = None) -> str:
+    return ", ".join(str(name) for name in names if name is not excluded)
 
 
 def is_image(value: Any) -> bool:
-    """Whether an entry of an item looks like an image: a picture, or an array or tensor of two or more axes."""
+    """Whether an entry of an item looks like an image: a PIL image, or an array or tensor of two or more axes."""
     if isinstance(value, Image.Image):
         return True
     return hasattr(value, "dtype") and len(getattr(value, "shape", ())) >= 2 and min(value.shape) > 0
 
 
 def is_label(value: Any) -> bool:
-    """Whether an entry of an item looks like a class: one number, flag or text."""
+    """Whether an entry of an item looks like a class label: one number, boolean or string."""
     if isinstance(value, np.ndarray | np.generic | Tensor):
         return int(np.prod(value.shape)) == 1
     return isinstance(value, int | float | str | bytes)
 
 
 def label_of(label: Any, row: int, where: str, text: bool) -> int | str | None:
-    """The label of an item: a whole number of any type, or, with `text`, a text; None where it has none. Raises
-    InputError naming the item."""
+    """The label of an item: an integer of any type or, with `text`, a string; None if the label is missing. Raises
+    InputError with the number of the item for other values. `where` names the data set part in messages."""
     if text and isinstance(label, str | bytes | np.str_):
         return label.decode("utf-8", errors="backslashreplace") if isinstance(label, bytes) else str(label)
     try:
@@ -230,23 +234,24 @@ def label_of(label: Any, row: int, where: str, text: bool) -> int | str | None:
             return None
         number = int(value)
         whole = number == value and not text
-    # what `item` raises for several elements depends on the library
+    # the error of `item` for several elements depends on the library
     except (TypeError, ValueError, OverflowError, RuntimeError):
         whole, number = False, 0
     if not whole:
-        given = textwrap.shorten(repr(label), 60, placeholder=" …")
-        wanted = {
+        label_text = textwrap.shorten(repr(label), 60, placeholder=" …")
+        expected = {
             True: "the labels before it are text, so give text",
             False: "labels are whole numbers 0..K-1, so give its class number",
         }
-        raise InputError(f"The label of image {row} of {where} is {given}; {wanted[text]}.")
+        raise InputError(f"The label of image {row} of {where} is {label_text}; {expected[text]}.")
     return number
 
 
 def class_names_in(part: Any, where: str, label: Hashable = None, depth: int = DEPTH) -> tuple[str, ...] | None:
-    """The class names that a data set, or one inside it, knows: `classes`, or those of a Hugging Face label column.
+    """The class names of a data set or of a data set that it wraps: `classes`, or those of a Hugging Face label column.
 
-    Raises InputError where data sets are joined whose names differ, because one number would mean two classes.
+    Raises InputError for concatenated data sets with different names, because one number would mean two classes.
+    `where` names the data set part in messages.
     """
     if depth == 0:
         return None
@@ -259,12 +264,12 @@ def class_names_in(part: Any, where: str, label: Hashable = None, depth: int = D
     if isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) and len(names):
         return tuple(map(str, names))
     if isinstance(part, ConcatDataset):
-        every = {class_names_in(each, where, label, depth - 1) for each in part.datasets}
-        if len(every) > 1:
+        variants = {class_names_in(each, where, label, depth - 1) for each in part.datasets}
+        if len(variants) > 1:
             raise InputError(
                 f"{where} joins data sets of different classes, so that one number means several; give them the same "
                 "classes, or labels that are text."
             )
-        return every.pop()
+        return variants.pop()
     inner = getattr(part, "dataset", None)
     return None if inner is None else class_names_in(inner, where, label, depth - 1)

@@ -1,4 +1,4 @@
-"""Which folders of a data set are its training and test parts, and which are its classes."""
+"""Detects which folders of a data set are its training and test parts, and which are its classes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .listing import PICTURED, WNID, Listing, UnlabelledError, names, some, text
 from .splits import PLAIN, split_of
 
 HERE = "."
-"""The name of a training part that is the folder itself: its own folders are the classes."""
+"""The name of a training part that is the folder itself: its subfolders are the classes."""
 NUMBERED = re.compile(r"(.*[^\W\d].*?)\d+|(.+[-_ .])[a-z]")
 CLASS_WORDS = ("class", "category", "label", "type", "cls", "c")
-"""Folders that differ only in a number are parts of a set rather than classes, except behind these words."""
+"""Folders that differ only in a number are parts of a set rather than classes, except after these words."""
 
 
 class PartNames(NamedTuple):
@@ -31,19 +31,19 @@ class PartNames(NamedTuple):
 
 
 UNNAMED = PartNames()
-Places = dict[str, Path]
-"""The folder of every class, by the class folder's name."""
+ClassFolders = dict[str, Path]
+"""The folder of every class, by folder name."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The class folders of both parts, by the name of the class; `test` is None where there is no test part.
+    """The class folders of both parts, by class name; `test` is None if there is no test part.
 
-    `beside` are folders of which only the files, not the folders, are looked at: those that hold the class folders.
+    `beside` are the folders that contain the class folders; only their files are considered, not their subfolders.
     """
 
-    train: Places
-    test: Places | None
+    train: ClassFolders
+    test: ClassFolders | None
     read: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
@@ -60,35 +60,38 @@ class Layout:
 
 
 def folder_layout(folder: Path, listing: Listing, parts: PartNames = UNNAMED) -> Layout:
-    """How a folder is divided.
+    """The parts and classes of a folder.
 
-    Parts are folders named after one (`split_of`) that hold class folders, beside one another or inside every class; a
-    folder that holds nothing but one other is looked through. Raises InputError where there are several readings and
-    none is more plausible, with the flags that decide.
+    Parts are folders with the name of a part (`split_of`) that contain class folders; they are siblings or subfolders
+    of every class. A folder whose only content is one subfolder is replaced by that subfolder. Raises InputError for an
+    ambiguous layout; the message names the flags that resolve it.
     """
-    return _Finder(listing, unwrapped(folder, listing), folder).found(parts)
+    return _Finder(listing, unwrapped(folder, listing), folder).find(parts)
 
 
 def unwrapped(folder: Path, listing: Listing) -> Path:
-    """The innermost folder to which only single folders lead, and which holds several, or parts."""
+    """The first folder on the chain of single subfolders that contains several subfolders or a part; `folder` itself if
+    there is none."""
     inner = folder
-    while (only := _only(inner, listing)) and (split_of(only.name) is None or _holds_parts(only, listing)):
-        inner = only
-    inside = list(itertools.islice(listing.subfolders(inner), 2))
-    return inner if len(inside) > 1 or any(split_of(place.name) for place in inside) else folder
+    while (single := _single_subfolder(inner, listing)) and (
+        split_of(single.name) is None or _holds_parts(single, listing)
+    ):
+        inner = single
+    subfolders = list(itertools.islice(listing.subfolders(inner), 2))
+    return inner if len(subfolders) > 1 or any(split_of(subfolder.name) for subfolder in subfolders) else folder
 
 
-def _only(folder: Path, listing: Listing) -> Path | None:
-    """The one folder in it that holds pictures, where there are not several."""
-    inside = list(itertools.islice(listing.subfolders(folder), 2))
-    return inside[0] if len(inside) == 1 else None
+def _single_subfolder(folder: Path, listing: Listing) -> Path | None:
+    """The subfolder with pictures if there is exactly one, else None."""
+    subfolders = list(itertools.islice(listing.subfolders(folder), 2))
+    return subfolders[0] if len(subfolders) == 1 else None
 
 
 def _holds_parts(folder: Path, listing: Listing) -> bool:
-    """Whether all folders with pictures are parts, of different kinds, that hold class folders."""
-    places = listing.entries(folder).folders
-    kinds = {split_of(place.name) for place in places}
-    return len(kinds) > 1 and None not in kinds and any(any(listing.subfolders(place)) for place in places)
+    """Whether all subfolders are parts of at least two kinds, and one of them contains class folders."""
+    subfolders = listing.entries(folder).folders
+    kinds = {split_of(subfolder.name) for subfolder in subfolders}
+    return len(kinds) > 1 and None not in kinds and any(any(listing.subfolders(subfolder)) for subfolder in subfolders)
 
 
 @dataclass(frozen=True)
@@ -98,279 +101,312 @@ class _Finder:
     folder: Path
     notes: list[str] = field(default_factory=list[str])
 
-    def found(self, parts: PartNames) -> Layout:
+    def find(self, parts: PartNames) -> Layout:
         if parts.train is not None or parts.test is not None:
-            return self._named(parts)
-        if all(WNID.fullmatch(place.name) for place in self.listing.entries(self.root).folders):
-            return self._classes()  # a thousand folders, of which only those that are wanted are looked into
-        return self._inner() or self._outer() or self._classes()
+            return self._from_named_parts(parts)
+        if all(WNID.fullmatch(subfolder.name) for subfolder in self.listing.entries(self.root).folders):
+            return self._folders_as_classes()  # 1000 folders of ImageNet: only those of the chosen classes are listed
+        return self._parts_in_classes() or self._parts_as_siblings() or self._folders_as_classes()
 
-    # parts beside one another
+    # parts as sibling folders
 
-    def _outer(self) -> Layout | None:
-        """Parts beside one another; None where no folder is one."""
-        places = list(self.listing.subfolders(self.root))
-        spoken = [place for place in places if split_of(place.name)]
-        others = [place for place in places if not split_of(place.name)]
-        if not any(self._labelled(place) for place in spoken):
-            return self._check_flat(spoken, others)
-        trains = [place for place in spoken if split_of(place.name) == "train" and self._labelled(place)]
+    def _parts_as_siblings(self) -> Layout | None:
+        """The layout with parts as sibling folders; None if no folder is a part."""
+        subfolders = list(self.listing.subfolders(self.root))
+        part_folders = [subfolder for subfolder in subfolders if split_of(subfolder.name)]
+        others = [subfolder for subfolder in subfolders if not split_of(subfolder.name)]
+        if not any(self._has_class_folders(subfolder) for subfolder in part_folders):
+            return self._check_flat(part_folders, others)
+        trains = [
+            subfolder
+            for subfolder in part_folders
+            if split_of(subfolder.name) == "train" and self._has_class_folders(subfolder)
+        ]
         if len(trains) > 1:
-            raise self._several("train", trains)
+            raise self._several_parts_error("train", trains)
         if not trains:
-            return self._without_train(spoken, others)
+            return self._without_train(part_folders, others)
         train = trains[0]
-        if len(spoken) == 1 and not self._is_part(train, others):
-            raise self._question(train, others)
-        return self._parts(train, spoken, others)
+        if len(part_folders) == 1 and not self._is_part(train, others):
+            raise self._ambiguous_part_error(train, others)
+        return self._layout_of_parts(train, part_folders, others)
 
-    def _labelled(self, place: Path) -> bool:
-        """Whether pictures of a part lie in folders of their own, of which that part again (test/test) is none."""
-        only = _only(place, self.listing)
-        if only is not None and split_of(only.name) and split_of(only.name) == split_of(place.name):
-            return self._labelled(only)
-        return any(True for _ in self.listing.subfolders(place))
+    def _has_class_folders(self, folder: Path) -> bool:
+        """Whether a part has subfolders with pictures, apart from one repetition of the part (test/test)."""
+        single = _single_subfolder(folder, self.listing)
+        if single is not None and split_of(single.name) and split_of(single.name) == split_of(folder.name):
+            return self._has_class_folders(single)
+        return any(True for _ in self.listing.subfolders(folder))
 
     def _is_part(self, train: Path, others: Sequence[Path]) -> bool:
-        """Whether a folder called train is the training part though there is no test part but there are other folders:
-        where they hold the same classes, or there is only one, without classes."""
-        if not others or (len(others) == 1 and not self._labelled(others[0])):
+        """Whether a folder called train is the training part although there is no test part: true if there are no other
+        folders, if the others share its classes, or if the only other folder has no classes."""
+        if not others or (len(others) == 1 and not self._has_class_folders(others[0])):
             return True
-        classes = {place.name for place in self._class_places(train)}
-        return all(classes & {place.name for place in self.listing.subfolders(other)} for other in others)
+        classes = {folder.name for folder in self._nonempty_class_folders(train)}
+        return all(classes & {folder.name for folder in self.listing.subfolders(other)} for other in others)
 
-    def _check_flat(self, spoken: Sequence[Path], others: Sequence[Path]) -> None:
-        """Nothing, for folders that are classes though they are called like parts; raises InputError where they could
-        be parts whose pictures have no labels."""
-        kinds = {split_of(place.name) for place in spoken}
-        plain = [place for place in spoken if PLAIN.fullmatch(place.name.lower())]
+    def _check_flat(self, part_folders: Sequence[Path], others: Sequence[Path]) -> None:
+        """Raise InputError if folders with names of parts could be parts whose pictures have no labels; otherwise they
+        are classes, and a note is added."""
+        kinds = {split_of(folder.name) for folder in part_folders}
+        plain = [folder for folder in part_folders if PLAIN.fullmatch(folder.name.lower())]
         if len(kinds) > 1 or (plain and (not others or kinds != {"train"})):
             raise UnlabelledError(
-                f"{self._at()} holds pictures in {names(spoken)}, but not in class folders inside them, so that nothing"
-                f" tells their classes{unread_labels(self._others(spoken))}; expected "
-                f"{self._at()}/train/<class>/*.png, or --data.train-part {HERE} if the folders here are the classes."
+                f"{self._root_text()} holds pictures in {names(part_folders)}, but not in class folders inside them, "
+                f"so that nothing tells their classes{unread_labels(self._other_files(part_folders))}; expected "
+                f"{self._root_text()}/train/<class>/*.png, or --data.train-part {HERE} if the folders here are the "
+                "classes."
             )
-        if spoken:
+        if part_folders:
             self.notes.append(
-                f"{_folders(spoken)} as one of the classes, not as a part: no class folders are in it "
+                f"{_list_folders(part_folders)} as one of the classes, not as a part: no class folders are in it "
                 "(--data.train-part names a training part)"
             )
 
-    def _others(self, places: Sequence[Path]) -> list[Path]:
-        """The files of the root and of some folders that are no pictures."""
-        return [path for place in (self.root, *places) for path in self.listing.entries(place).others]
+    def _other_files(self, folders: Sequence[Path]) -> list[Path]:
+        """The files in the root and in `folders` that are not pictures."""
+        return [path for folder in (self.root, *folders) for path in self.listing.entries(folder).others]
 
-    def _without_train(self, spoken: Sequence[Path], others: Sequence[Path]) -> Layout | None:
-        tests = [place for place in spoken if self._labelled(place)]
-        plain = [place for place in tests if PLAIN.fullmatch(place.name.lower())]
-        known = {place.name for place in others}
-        if len(tests) == 1 and known and {place.name for place in self._class_places(tests[0])} <= known:
+    def _without_train(self, part_folders: Sequence[Path], others: Sequence[Path]) -> Layout | None:
+        tests = [folder for folder in part_folders if self._has_class_folders(folder)]
+        plain = [folder for folder in tests if PLAIN.fullmatch(folder.name.lower())]
+        class_names = {folder.name for folder in others}
+        if (
+            len(tests) == 1
+            and class_names
+            and {folder.name for folder in self._nonempty_class_folders(tests[0])} <= class_names
+        ):
             self.notes.append(
-                f"{_folders(tests)} as the test part of the classes beside it (--data.train-part {HERE} reads it as a "
-                "class)"
+                f"{_list_folders(tests)} as the test part of the classes beside it (--data.train-part {HERE} reads it "
+                "as a class)"
             )
-            left = tuple(f"folder {text_of(place.name)}, which is not read" for place in spoken if place not in tests)
-            return self._layout({place.name: place for place in others}, self.root, tests[0], left)
+            left_out = tuple(
+                f"folder {text_of(folder.name)}, which is not read" for folder in part_folders if folder not in tests
+            )
+            return self._build_layout({folder.name: folder for folder in others}, self.root, tests[0], left_out)
         if not plain and others:
             return None
         raise InputError(
-            f"{self._at()} holds {names(spoken)} but no training part with class folders; name the folder that is "
-            f"one with --data.train-part NAME, or --data.train-part {HERE} if the folders here are the classes."
+            f"{self._root_text()} holds {names(part_folders)} but no training part with class folders; name the folder "
+            f"that is one with --data.train-part NAME, or --data.train-part {HERE} if the folders here are the classes."
         )
 
-    def _parts(self, train: Path, spoken: Sequence[Path], others: Sequence[Path]) -> Layout:
-        classes = {place.name: place for place in self._class_folders(train)}
+    def _layout_of_parts(self, train: Path, part_folders: Sequence[Path], others: Sequence[Path]) -> Layout:
+        classes = {folder.name: folder for folder in self._class_folders(train)}
         if _holds_parts(self._part_root(train), self.listing):
             raise InputError(
                 f"The training part {text_of(train)} holds {names(classes.values())}, which are parts again; name a "
                 "folder below it with --data.train-part, and one with --data.test-part."
             )
-        test = self._test_part([place for place in spoken if split_of(place.name) != "train"], classes)
-        unread = [place for place in spoken if place not in (train, test)]
-        left = [f"folder {text_of(place.name)}, {self._why_unread(place, test, classes)}" for place in unread]
-        left += [f"folder {text_of(place.name)}, which is not named after a part" for place in others]
-        return self._layout(classes, train, test, tuple(left))
+        test = self._test_part([folder for folder in part_folders if split_of(folder.name) != "train"], classes)
+        unread = [folder for folder in part_folders if folder not in (train, test)]
+        left_out = [f"folder {text_of(folder.name)}, {self._reason_unread(folder, test, classes)}" for folder in unread]
+        left_out += [f"folder {text_of(folder.name)}, which is not named after a part" for folder in others]
+        return self._build_layout(classes, train, test, tuple(left_out))
 
-    def _test_part(self, spoken: Sequence[Path], classes: Mapping[str, Path]) -> Path | None:
-        """The test part, or the validation part where no folder of a test part holds labelled pictures."""
-        candidates = [place for place in spoken if self._labelled(place)]
-        fitting = [place for place in candidates if self._shares(place, classes)]
-        if not fitting:  # test/images tells no classes
-            inside = {place: {inner.name.lower() for inner in self._class_places(place)} for place in candidates}
-            fitting = [place for place in candidates if not inside[place] <= PICTURED]
+    def _test_part(self, part_folders: Sequence[Path], classes: Mapping[str, Path]) -> Path | None:
+        """The test part, or the validation part if no test part has labelled pictures; None without both."""
+        candidates = [folder for folder in part_folders if self._has_class_folders(folder)]
+        fitting = [folder for folder in candidates if self._shares_class(folder, classes)]
+        if not fitting:  # a folder such as test/images is not a class
+            subfolder_names = {
+                folder: {subfolder.name.lower() for subfolder in self._nonempty_class_folders(folder)}
+                for folder in candidates
+            }
+            fitting = [folder for folder in candidates if not subfolder_names[folder] <= PICTURED]
         for kind in ("test", "validation"):
-            named = [place for place in fitting if split_of(place.name) == kind]
-            if len(named) > 1:
-                raise self._several("test", named)
-            if named and kind == "validation":
+            matching = [folder for folder in fitting if split_of(folder.name) == kind]
+            if len(matching) > 1:
+                raise self._several_parts_error("test", matching)
+            if matching and kind == "validation":
                 self.notes.append(
-                    f"the validation part {text_of(named[0].name)} as the test part, since there is no other with "
+                    f"the validation part {text_of(matching[0].name)} as the test part, since there is no other with "
                     "labels (--data.test-part names another)"
                 )
-            if named:
-                return named[0]
+            if matching:
+                return matching[0]
         return None
 
-    def _shares(self, place: Path, classes: Mapping[str, Path]) -> bool:
-        """Whether any class folder of a part is one of these classes, spelt so or otherwise."""
-        known = {spelling(name) for name in classes}
-        return any(spelling(inner.name) in known for inner in self._class_places(place))
+    def _shares_class(self, folder: Path, classes: Mapping[str, Path]) -> bool:
+        """Whether any class folder of a part is one of these classes, up to spelling."""
+        spellings = {spelling(name) for name in classes}
+        return any(spelling(subfolder.name) in spellings for subfolder in self._nonempty_class_folders(folder))
 
-    def _why_unread(self, place: Path, test: Path | None, classes: Mapping[str, Path]) -> str:
-        if not self._labelled(place):
+    def _reason_unread(self, folder: Path, test: Path | None, classes: Mapping[str, Path]) -> str:
+        if not self._has_class_folders(folder):
             return "whose pictures lie in no class folders and so have no labels"
-        if not self._shares(place, classes):
+        if not self._shares_class(folder, classes):
             return "whose folders are no classes of the training part"
         return f"since folder {text_of(test.name)} is the test part" if test else "which is not read"
 
-    # parts that are named by the user
+    # parts named by the user
 
-    def _named(self, parts: PartNames) -> Layout:
-        given = [name for name in parts if name is not None and name != HERE]
-        places = list(self.listing.subfolders(self.root))
-        beside = any((self.root / name).is_dir() for name in given)
-        if not beside and any((place / name).is_dir() for place in places for name in given):
-            return self._divided(places, parts)
-        test = None if parts.test is None else self._part("test", parts.test)
-        train = self._train_beside(test) if parts.train is None else self._part("training", parts.train)
+    def _from_named_parts(self, parts: PartNames) -> Layout:
+        requested = [name for name in parts if name is not None and name != HERE]
+        subfolders = list(self.listing.subfolders(self.root))
+        siblings = any((self.root / name).is_dir() for name in requested)
+        if not siblings and any((subfolder / name).is_dir() for subfolder in subfolders for name in requested):
+            return self._layout_of_parts_in_classes(subfolders, parts)
+        test = None if parts.test is None else self._named_part("test", parts.test)
+        train = self._find_train_part(test) if parts.train is None else self._named_part("training", parts.train)
         if train == test:
             raise InputError(f"{text_of(train)} cannot be the training part and the test part; name two folders.")
-        classes = {place.name: place for place in self._class_folders(train) if place != test}
+        classes = {subfolder.name: subfolder for subfolder in self._class_folders(train) if subfolder != test}
         if test is None and train != self.root:
-            beside = [place for place in places if place != train and split_of(place.name) not in ("train", None)]
-            test = self._test_part(beside, classes)
-        read = (train, test, *classes.values())
-        left = (place.name for place in places if place not in read)
-        words = tuple(f"folder {text_of(name)}, which was not asked for" for name in left)
-        return self._layout(classes, train, test, words)
+            siblings = [
+                subfolder
+                for subfolder in subfolders
+                if subfolder != train and split_of(subfolder.name) not in ("train", None)
+            ]
+            test = self._test_part(siblings, classes)
+        used = (train, test, *classes.values())
+        unused = (subfolder.name for subfolder in subfolders if subfolder not in used)
+        notes = tuple(f"folder {text_of(name)}, which was not asked for" for name in unused)
+        return self._build_layout(classes, train, test, notes)
 
-    def _train_beside(self, test: Path | None) -> Path:
-        """The training part where only the test part was named."""
-        spoken = [place for place in self.listing.subfolders(self.root) if split_of(place.name) == "train"]
-        trains = [place for place in spoken if self._labelled(place) and place != test]
+    def _find_train_part(self, test: Path | None) -> Path:
+        """The training part if the user named the test part only."""
+        candidates = [folder for folder in self.listing.subfolders(self.root) if split_of(folder.name) == "train"]
+        trains = [folder for folder in candidates if self._has_class_folders(folder) and folder != test]
         if len(trains) > 1:
-            raise self._several("train", trains)
+            raise self._several_parts_error("train", trains)
         return trains[0] if trains else self.root
 
-    def _part(self, kind: str, name: str) -> Path:
+    def _named_part(self, kind: str, name: str) -> Path:
         if name == HERE:
             return self.root
-        within = not Path(name).is_absolute() and ".." not in Path(name).parts
-        places = [place for place in (self.root / name, self.folder / name) if within and place.is_dir()]
-        if not places:
-            known = [text_of(place.name) for place in self.listing.entries(self.root).folders]
-            raise unknown(f"{kind} part", name, known, where=f"in {self._at()}")
-        return places[0]
+        is_relative = not Path(name).is_absolute() and ".." not in Path(name).parts
+        paths = [path for path in (self.root / name, self.folder / name) if is_relative and path.is_dir()]
+        if not paths:
+            available = [text_of(path.name) for path in self.listing.entries(self.root).folders]
+            raise unknown(f"{kind} part", name, available, where=f"in {self._root_text()}")
+        return paths[0]
 
     # parts inside every class
 
-    def _inner(self) -> Layout | None:
-        """A training and a test part inside every class; None where no class is divided so, or a folder is a part."""
-        places = list(self.listing.subfolders(self.root))
-        divided = [place for place in places if self._is_divided(place)]
-        whole = [place for place in places if place not in divided]
-        if not any(_only(place, self.listing) is None for place in divided) or any(split_of(p.name) for p in whole):
+    def _parts_in_classes(self) -> Layout | None:
+        """The layout with a training and a test part inside every class; None if no class has this structure, or a
+        folder is a part."""
+        subfolders = list(self.listing.subfolders(self.root))
+        divided = [subfolder for subfolder in subfolders if self._is_divided(subfolder)]
+        undivided = [subfolder for subfolder in subfolders if subfolder not in divided]
+        if not any(_single_subfolder(subfolder, self.listing) is None for subfolder in divided) or any(
+            split_of(folder.name) for folder in undivided
+        ):
             return None
-        if whole:
+        if undivided:
             raise InputError(
-                f"In {self._at()} class {text_of(divided[0].name)} is divided into parts and class "
-                f"{text_of(whole[0].name)} is not; divide every class, or none, or name a folder below it with --data."
+                f"In {self._root_text()} class {text_of(divided[0].name)} is divided into parts and class "
+                f"{text_of(undivided[0].name)} is not; divide every class, or none, or name a folder below it with "
+                "--data."
             )
-        return self._divided(divided, UNNAMED)
+        return self._layout_of_parts_in_classes(divided, UNNAMED)
 
-    def _is_divided(self, place: Path) -> bool:
-        """Whether every folder of a class that holds pictures is named after a part, one of them for training."""
+    def _is_divided(self, folder: Path) -> bool:
+        """Whether all subfolders of a class with pictures are named after parts, one of them the training part."""
         kinds = set[str]()
-        for part in self.listing.subfolders(place):
+        for part in self.listing.subfolders(folder):
             kind = split_of(part.name)
             if kind is None:
                 return False
             kinds.add(kind)
         return "train" in kinds
 
-    def _divided(self, places: Sequence[Path], parts: PartNames) -> Layout:
-        train = {place.name: self._train_in(place, parts.train) for place in places}
+    def _layout_of_parts_in_classes(self, class_folders: Sequence[Path], parts: PartNames) -> Layout:
+        train = {folder.name: self._train_part_of(folder, parts.train) for folder in class_folders}
         kinds = ("test",)
-        if not any(self._inner_part(place, kinds, parts.test) for place in places):
+        if not any(self._inner_part(folder, kinds, parts.test) for folder in class_folders):
             kinds = ("validation",)
-        tests = {place.name: self._inner_part(place, kinds, parts.test) for place in places}
+        tests = {folder.name: self._inner_part(folder, kinds, parts.test) for folder in class_folders}
         test = {name: part for name, part in tests.items() if part}
         if test and kinds == ("validation",) and not parts.test:
             self.notes.append("the validation part of every class as the test part, since there is no other")
         read = {*train.values(), *test.values()}
-        unread = {part.name for place in places for part in self.listing.subfolders(place) if part not in read}
-        passed = self._passed()
-        stray = [path for place in (*passed, *places) for path in self.listing.entries(place).pictures]
-        absent = [name for name in sorted(train) if test and name not in test]
+        unread = {part.name for folder in class_folders for part in self.listing.subfolders(folder) if part not in read}
+        outer_folders = self._outer_folders()
+        stray = [path for folder in (*outer_folders, *class_folders) for path in self.listing.entries(folder).pictures]
+        untested = [name for name in sorted(train) if test and name not in test]
         return Layout(
             train,
             test or None,
-            (*self._through(), f"training part: folders {_inside(train)}", *_test_words(_inside(test))),
+            (
+                *self._note_on_outer_folders(),
+                f"training part: folders {_part_names_in_classes(train)}",
+                *_note_on_test_part(_part_names_in_classes(test)),
+            ),
             (
                 *(f"folders {text_of(name)} of the classes, which are not read" for name in sorted(unread)),
-                *_stray(stray),
-                *_untested(absent),
+                *_note_on_stray_pictures(stray),
+                *_note_on_untested(untested),
             ),
             tuple(self.notes),
-            (*passed, self.root, *places),
+            (*outer_folders, self.root, *class_folders),
         )
 
-    def _train_in(self, place: Path, name: str | None) -> Path:
-        part = self._inner_part(place, ("train",), name)
+    def _train_part_of(self, class_folder: Path, name: str | None) -> Path:
+        part = self._inner_part(class_folder, ("train",), name)
         if part is None:
             raise InputError(
-                f"In {self._at()} class {text_of(place.name)} has no training part {name or ''}; divide all alike."
+                f"In {self._root_text()} class {text_of(class_folder.name)} has no training part {name or ''}; divide "
+                "all alike."
             )
         return part
 
-    def _inner_part(self, place: Path, kinds: Sequence[str], name: str | None) -> Path | None:
+    def _inner_part(self, class_folder: Path, kinds: Sequence[str], name: str | None) -> Path | None:
         if name is not None:
-            return place / name if (place / name).is_dir() else None
-        parts = [part for part in self.listing.subfolders(place) if split_of(part.name) in kinds]
+            return class_folder / name if (class_folder / name).is_dir() else None
+        parts = [part for part in self.listing.subfolders(class_folder) if split_of(part.name) in kinds]
         if len(parts) > 1:
-            raise self._several("train" if "train" in kinds else "test", parts)
+            raise self._several_parts_error("train" if "train" in kinds else "test", parts)
         return parts[0] if parts else None
 
     # classes
 
-    def _classes(self) -> Layout:
-        """The folders of the root as classes."""
-        places = self.listing.entries(self.root).folders
+    def _folders_as_classes(self) -> Layout:
+        """The layout with the folders of the root as classes."""
+        subfolders = self.listing.entries(self.root).folders
         self._check_numbered()
-        self._check_deeper()
-        return self._layout({place.name: place for place in places}, self.root, None, ())
+        self._check_nested_parts()
+        return self._build_layout({subfolder.name: subfolder for subfolder in subfolders}, self.root, None, ())
 
     def _check_numbered(self) -> None:
-        """Raise InputError for folders such as fold1 and fold2 that hold the same classes."""
-        places = list(self.listing.subfolders(self.root))
-        matches = [NUMBERED.fullmatch(place.name.lower()) for place in places]
+        """Raise InputError for folders such as fold1 and fold2 that contain the same classes."""
+        subfolders = list(self.listing.subfolders(self.root))
+        matches = [NUMBERED.fullmatch(subfolder.name.lower()) for subfolder in subfolders]
         stems = {match and (match[1] or match[2]).strip("_-. ") for match in matches}
-        inside = [{inner.name for inner in self.listing.subfolders(place)} for place in places]
-        if len(places) < 2 or len(stems) > 1 or stems & {None, *CLASS_WORDS} or len(set.intersection(*inside)) < 2:
+        contents = [{folder.name for folder in self.listing.subfolders(subfolder)} for subfolder in subfolders]
+        if (
+            len(subfolders) < 2
+            or len(stems) > 1
+            or stems & {None, *CLASS_WORDS}
+            or len(set.intersection(*contents)) < 2
+        ):
             return
-        first, second = (text_of(place.name) for place in places[:2])
+        first, second = (text_of(subfolder.name) for subfolder in subfolders[:2])
         raise InputError(
-            f"{self._at()} holds {names(places)}, which hold the same folders ({some(sorted(map(Path, inside[0])))}), "
-            f"so they could be parts or classes; name parts: --data.train-part {first} --data.test-part {second}, or "
-            f"give --data.train-part {HERE} if they are the classes."
+            f"{self._root_text()} holds {names(subfolders)}, which hold the same folders "
+            f"({some(sorted(map(Path, contents[0])))}), so they could be parts or classes; name parts: "
+            f"--data.train-part {first} --data.test-part {second}, or give --data.train-part {HERE} if they are the "
+            "classes."
         )
 
-    def _check_deeper(self) -> None:
-        """Raise InputError where a class holds nothing but parts, which would become one."""
-        for place in self.listing.subfolders(self.root):
-            inner = place
-            while (only := _only(inner, self.listing)) and split_of(only.name) is None:
-                inner = only
+    def _check_nested_parts(self) -> None:
+        """Raise InputError if a class folder contains parts only, which would be merged into one class."""
+        for class_folder in self.listing.subfolders(self.root):
+            inner = class_folder
+            while (single := _single_subfolder(inner, self.listing)) and split_of(single.name) is None:
+                inner = single
             parts = list(self.listing.subfolders(inner))
             if parts and all(split_of(part.name) and PLAIN.fullmatch(part.name.lower()) for part in parts):
                 raise InputError(
-                    f"{text_of(inner)} holds {names(parts)}, which are called like parts, but {self._at()} is not "
-                    f"divided so; name another folder with --data, or give --data.train-part {HERE} if all of "
-                    f"{text_of(place.name)} is one class."
+                    f"{text_of(inner)} holds {names(parts)}, which are called like parts, but {self._root_text()} is "
+                    f"not divided so; name another folder with --data, or give --data.train-part {HERE} if all of "
+                    f"{text_of(class_folder.name)} is one class."
                 )
 
-    def _class_places(self, part: Path) -> Iterator[Path]:
-        """The class folders of a part that hold pictures."""
+    def _nonempty_class_folders(self, part: Path) -> Iterator[Path]:
+        """The class folders of a part that contain pictures."""
         return self.listing.subfolders(self._part_root(part))
 
     def _class_folders(self, part: Path) -> tuple[Path, ...]:
@@ -378,151 +414,163 @@ class _Finder:
         return self.listing.entries(self._part_root(part)).folders
 
     def _part_root(self, part: Path) -> Path:
-        """A part, or the folder of it that it consists of: seg_train/seg_train/<class>."""
-        only = None if part == self.root else _only(part, self.listing)
-        if only is None or not self._labelled(only):
+        """The folder that contains the class folders of a part: the part itself, or its only subfolder as in
+        seg_train/seg_train/<class>."""
+        single = None if part == self.root else _single_subfolder(part, self.listing)
+        if single is None or not self._has_class_folders(single):
             return part
-        inner = self._part_root(only)
-        alike = split_of(only.name) == split_of(part.name) and split_of(part.name) is not None
-        return inner if alike or (_only(inner, self.listing) is None) else part
+        inner = self._part_root(single)
+        same_part = split_of(single.name) == split_of(part.name) and split_of(part.name) is not None
+        return inner if same_part or (_single_subfolder(inner, self.listing) is None) else part
 
-    # sentences
+    # notes and errors
 
-    def _layout(self, classes: Places, train: Path, test: Path | None, left_out: tuple[str, ...]) -> Layout:
-        tests, absent = None, list[str]()
+    def _build_layout(self, classes: ClassFolders, train: Path, test: Path | None, left_out: tuple[str, ...]) -> Layout:
+        tests, untested = None, list[str]()
         if test is not None:
-            tests = self._checked_test(test, classes)
-            absent = [name for name in sorted(classes) if name not in tests]
+            tests = self._test_class_folders(test, classes)
+            untested = [name for name in sorted(classes) if name not in tests]
         parts = (train,) if test is None else (train, test)
-        roots = dict.fromkeys([*self._passed(), self.root, *parts, *(self._part_root(part) for part in parts)])
+        roots = dict.fromkeys([*self._outer_folders(), self.root, *parts, *(self._part_root(part) for part in parts)])
         stray = [path for root in roots for path in self.listing.entries(root).pictures]
-        same = _same([*classes.values(), *(tests or {}).values()])
+        link_notes = _notes_on_links([*classes.values(), *(tests or {}).values()])
         return Layout(
             classes,
             tests,
-            (*self._through(), f"training part: folder {self._name(train)}", *_test_words(test and self._name(test))),
-            (*left_out, *self._empty(train), *_stray(stray), *_untested(absent)),
+            (
+                *self._note_on_outer_folders(),
+                f"training part: folder {self._part_name(train)}",
+                *_note_on_test_part(test and self._part_name(test)),
+            ),
+            (
+                *left_out,
+                *self._notes_on_empty_folders(train),
+                *_note_on_stray_pictures(stray),
+                *_note_on_untested(untested),
+            ),
             (
                 *self.notes,
                 *alike(map(text_of, classes)),
-                *same,
-                *self._nested([*classes.items(), *(tests or {}).items()]),
+                *link_notes,
+                *self._notes_on_nested_folders([*classes.items(), *(tests or {}).items()]),
             ),
             tuple(roots),
         )
 
-    def _name(self, part: Path) -> str:
+    def _part_name(self, part: Path) -> str:
         if part == self.root:
             return text_of(part.resolve().name)
         return text_of(Path(os.path.relpath(self._part_root(part), self.root)).as_posix())
 
-    def _checked_test(self, test: Path, classes: Mapping[str, Path]) -> Places:
-        """The test part's class folders. Raises InputError for one with pictures that is not trained on."""
-        spelt = {spelling(name): name for name in classes}
-        for place in self._class_folders(test):
-            if place.name in classes or not self.listing.has_pictures(place):
+    def _test_class_folders(self, test: Path, classes: Mapping[str, Path]) -> ClassFolders:
+        """The class folders of the test part. Raises InputError for a class with pictures that the training part does
+        not have."""
+        name_by_spelling = {spelling(name): name for name in classes}
+        for folder in self._class_folders(test):
+            if folder.name in classes or not self.listing.has_pictures(folder):
                 continue
-            other = spelt.get(spelling(place.name))
-            called = f", which calls it '{text_of(other or '')}'" * bool(other)
+            other = name_by_spelling.get(spelling(folder.name))
+            hint = f", which calls it '{text_of(other or '')}'" * bool(other)
             raise InputError(
-                f"{text_of(test)} holds a class '{text_of(place.name)}' that the training part does not{called}; "
+                f"{text_of(test)} holds a class '{text_of(folder.name)}' that the training part does not{hint}; "
                 "rename it or take it out."
             )
-        return {place.name: place for place in self._class_folders(test) if place.name in classes}
+        return {folder.name: folder for folder in self._class_folders(test) if folder.name in classes}
 
-    def _nested(self, classes: Sequence[tuple[str, Path]]) -> tuple[str, ...]:
-        """A note on classes that hold several folders of pictures each, or one beside pictures of their own: these
-        might be the classes, or copies such as thumbnails."""
+    def _notes_on_nested_folders(self, classes: Sequence[tuple[str, Path]]) -> tuple[str, ...]:
+        """A note on class folders that contain several subfolders of pictures, or subfolders and pictures: the
+        subfolders might be the classes, or copies such as thumbnails."""
         if any(WNID.fullmatch(name) for name, _ in classes):
             return ()
-        inner = ((name, self._deepest(place)) for name, place in classes)
-        several = [(name, places) for name, place in inner if (places := self._several_in(place))]
+        folders = ((name, self._picture_folder(folder)) for name, folder in classes)
+        several = [
+            (name, subfolders) for name, folder in folders if (subfolders := self._several_picture_folders(folder))
+        ]
         if not several:
             return ()
-        name, places = several[0]
+        name, subfolders = several[0]
         return (
-            f"folders inside class folders count to the class, such as {some(places)} to {text_of(name)} (where these "
-            "are the classes, name the folder that holds them with --data or --data.train-part)",
+            f"folders inside class folders count to the class, such as {some(subfolders)} to {text_of(name)} (where "
+            "these are the classes, name the folder that holds them with --data or --data.train-part)",
         )
 
-    def _deepest(self, place: Path) -> Path:
-        """The folder that holds the pictures of a class, or several folders of them."""
-        while not self.listing.entries(place).pictures and (only := _only(place, self.listing)):
-            place = only
-        return place
+    def _picture_folder(self, folder: Path) -> Path:
+        """The first folder on the chain of single subfolders that contains pictures or several subfolders."""
+        while not self.listing.entries(folder).pictures and (single := _single_subfolder(folder, self.listing)):
+            folder = single
+        return folder
 
-    def _several_in(self, place: Path) -> list[Path]:
-        """The folders of pictures in one, where there are several, or pictures beside them."""
-        inner = list(self.listing.subfolders(place))
-        return inner if len(inner) > 1 or self.listing.entries(place).pictures else []
+    def _several_picture_folders(self, folder: Path) -> list[Path]:
+        """The subfolders with pictures, if there are several or the folder itself contains pictures; else none."""
+        subfolders = list(self.listing.subfolders(folder))
+        return subfolders if len(subfolders) > 1 or self.listing.entries(folder).pictures else []
 
-    def _passed(self) -> list[Path]:
-        """The folders that were looked through to reach the root."""
+    def _outer_folders(self) -> list[Path]:
+        """The folders from `folder` down to the root, without the root."""
         if self.root == self.folder:
             return []
-        return [place for place in reversed(self.root.parents) if place.is_relative_to(self.folder)]
+        return [folder for folder in reversed(self.root.parents) if folder.is_relative_to(self.folder)]
 
-    def _empty(self, train: Path) -> Iterator[str]:
-        """A word on folders beside the training part that hold no pictures, and beside those that were looked
-        through."""
-        places = [*self._passed(), *([self.root] * (train != self.root))]
-        beside = (inner for place in places for inner in self.listing.entries(place).folders)
-        empty = (place for place in beside if not self.listing.has_pictures(place))
-        return (f"folder {text_of(place.name)}, which holds no pictures" for place in empty)
+    def _notes_on_empty_folders(self, train: Path) -> Iterator[str]:
+        """Notes on folders without pictures, next to the training part and in the outer folders."""
+        parents = [*self._outer_folders(), *([self.root] * (train != self.root))]
+        subfolders = (subfolder for folder in parents for subfolder in self.listing.entries(folder).folders)
+        empty = (folder for folder in subfolders if not self.listing.has_pictures(folder))
+        return (f"folder {text_of(folder.name)}, which holds no pictures" for folder in empty)
 
-    def _through(self) -> tuple[str, ...]:
-        """A word on the folders that were looked through."""
+    def _note_on_outer_folders(self) -> tuple[str, ...]:
+        """A note on the path from `folder` to the root, if they differ."""
         if self.root == self.folder:
             return ()
         return (f"everything lies in folder {text_of(self.root.relative_to(self.folder).as_posix())}",)
 
-    def _several(self, part: str, places: Sequence[Path]) -> InputError:
+    def _several_parts_error(self, part: str, folders: Sequence[Path]) -> InputError:
         kind = {"train": "training", "test": "test"}[part]
         return InputError(
-            f"{self._at()} holds several folders that could be the {kind} part: {names(places)}; name one with "
-            f"--data.{part}-part {text_of(places[0].name)}."
+            f"{self._root_text()} holds several folders that could be the {kind} part: {names(folders)}; name one with "
+            f"--data.{part}-part {text_of(folders[0].name)}."
         )
 
-    def _question(self, train: Path, others: Sequence[Path]) -> InputError:
+    def _ambiguous_part_error(self, train: Path, others: Sequence[Path]) -> InputError:
         return InputError(
-            f"In {self._at()} the folder {text_of(train.name)} could be the training part, or a class beside "
+            f"In {self._root_text()} the folder {text_of(train.name)} could be the training part, or a class beside "
             f"{some(others)}; give --data.train-part {text_of(train.name)} or --data.train-part {HERE}."
         )
 
-    def _at(self) -> str:
+    def _root_text(self) -> str:
         return text_of(self.root)
 
 
-def _same(places: Sequence[Path]) -> tuple[str, ...]:
-    """A note on folders that are one and the same behind links."""
-    if not any(os.path.islink(place) for place in places):
+def _notes_on_links(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Notes on links that lead to the same folder."""
+    if not any(os.path.islink(folder) for folder in folders):
         return ()
-    leading = dict[str, list[Path]]()
-    for place in places:
-        leading.setdefault(os.path.realpath(place), []).append(place)
-    twice = [names(group) for group in leading.values() if len(group) > 1]
-    return tuple(f"the same folder in several places: {group}" for group in twice)
+    groups = dict[str, list[Path]]()
+    for folder in folders:
+        groups.setdefault(os.path.realpath(folder), []).append(folder)
+    duplicates = [names(group) for group in groups.values() if len(group) > 1]
+    return tuple(f"the same folder in several places: {group}" for group in duplicates)
 
 
-def _folders(places: Sequence[Path]) -> str:
-    return f"{'folder' if len(places) == 1 else 'folders'} {names(places)}"
+def _list_folders(folders: Sequence[Path]) -> str:
+    return f"{'folder' if len(folders) == 1 else 'folders'} {names(folders)}"
 
 
-def _inside(parts: Mapping[str, Path | None]) -> str:
-    spoken = sorted({part.name for part in parts.values() if part})
-    return f"{' and '.join(map(text_of, spoken))} of the classes" if spoken else ""
+def _part_names_in_classes(parts: Mapping[str, Path | None]) -> str:
+    part_names = sorted({part.name for part in parts.values() if part})
+    return f"{' and '.join(map(text_of, part_names))} of the classes" if part_names else ""
 
 
-def _test_words(where: str | None) -> tuple[str, ...]:
-    """A word on the test part, where there is one."""
-    if not where:
+def _note_on_test_part(location: str | None) -> tuple[str, ...]:
+    """A note on the test part; empty if there is none."""
+    if not location:
         return ()
-    return (f"test part: {'folders' if where.endswith(' of the classes') else 'folder'} {where}",)
+    return (f"test part: {'folders' if location.endswith(' of the classes') else 'folder'} {location}",)
 
 
-def _untested(absent: Sequence[str]) -> tuple[str, ...]:
-    return (f"classes without test pictures: {len(absent)} ({some(map(Path, absent))})",) * bool(absent)
+def _note_on_untested(classes: Sequence[str]) -> tuple[str, ...]:
+    return (f"classes without test pictures: {len(classes)} ({some(map(Path, classes))})",) * bool(classes)
 
 
-def _stray(pictures: Sequence[Path]) -> tuple[str, ...]:
+def _note_on_stray_pictures(pictures: Sequence[Path]) -> tuple[str, ...]:
     return (f"{len(pictures)} pictures that lie in no class folder ({some(pictures)})",) * bool(pictures)

@@ -1,4 +1,5 @@
-"""From pictures and lists of any mode and depth to 256 levels: transparency, orientation, and which value is white."""
+"""Converts pictures and lists of any mode and depth to 256 levels: handles transparency, orientation, and the value of
+white."""
 
 from __future__ import annotations
 
@@ -19,45 +20,47 @@ from .arrays import dark
 
 GREY_MODES = ("1", "L", "LA", "La")
 SHORT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
-"""Sixteen-bit grey."""
+"""16-bit grey modes."""
 DEEP_MODES = (*SHORT_MODES, "I", "F")
-"""Grey of more than eight bits: whole numbers of 16 or 32 bits, and floating-point numbers."""
+"""Grey modes of more than eight bits: integers of 16 or 32 bits, and floating-point numbers."""
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 DROP = "drop"
 WHOLE_DEPTHS = (255, 1023, 4095, 16383, 65535)
-"""The largest whole numbers of 8, 10, 12, 14 and 16 bits."""
+"""The largest integers of 8, 10, 12, 14 and 16 bits."""
 FEW = 16
-"""Whole numbers up to here are taken for so many levels (scikit-learn's digits), not for a dark picture of 256."""
+"""Integers with a maximum up to this have that many levels (scikit-learn's digits); they are not dark pictures with 256
+levels."""
 HALF = 128
-"""Fractions that reach neither this nor exceed 1 are no picture of 256 levels."""
+"""Fractional values have 256 levels only if the largest is between this and 255."""
 FRAMES = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")
-"""Formats whose further frames or pages are said; a phone's second picture in a JPEG (MPO) is none."""
+"""Formats for which further frames or pages are reported; not MPO, the second picture that phones store in a JPEG."""
 ORIENTATION = 0x0112
-"""The EXIF tag that says how the camera was held."""
+"""The EXIF tag of the camera orientation."""
 TURNS = (2, 3, 4, 5, 6, 7, 8)
-"""Its values that turn or mirror; 1 and any other do nothing."""
+"""Orientation values that rotate or mirror; 1 and all others have no effect."""
 LYING = (5, 6, 7, 8)
-"""Those that exchange height and width."""
+"""Orientation values that swap height and width."""
 SAID_APART, REFUSED_APART = 3.0, 8.0
-"""How many times brighter one part may be than another before it is said, and before it is refused: 12 bits beside 16
-are 16 times, fractions beside 256 levels 255 times."""
+"""Brightness ratios of two parts from which a note is given, and from which the data are refused: 12 bits next to 16
+bits give a ratio of 16, fractions next to 256 levels one of 255."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How pictures are opened: what lies behind transparent pixels ('white', 'black', '#rrggbb', or 'drop' to show the
-    colour that they hide), and the value that is white in pictures of more than eight bits (None: as they tell)."""
+    """How pictures are opened: the background of transparent pixels ('white', 'black', '#rrggbb', or 'drop' to ignore
+    transparency and use the stored colour), and the value of white in pictures of more than eight bits (None:
+    detected)."""
 
     background: str = "white"
     white_level: float | None = None
 
     def colour(self) -> tuple[int, int, int]:
-        """Red, green and blue behind transparent pixels, 0..255."""
+        """Red, green and blue of the background of transparent pixels, 0..255."""
         return background_colour(self.background)
 
 
 def background_colour(name: str) -> tuple[int, int, int]:
-    """Red, green and blue of a background. Raises InputError for what names no colour; 'drop' counts as white."""
+    """Red, green and blue of a background. Raises InputError for an invalid colour; 'drop' counts as white."""
     if name in (*COLOURS, DROP):
         return COLOURS.get(name, COLOURS["white"])
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", name):
@@ -70,9 +73,9 @@ def background_colour(name: str) -> tuple[int, int, int]:
 
 
 class Values(NamedTuple):
-    """A picture as it was stored, `[C, H, W]`; `kind` says what it is where that is not 256 levels, `white` the value
-    that is white where the file says so, `notes` what was done to it, and `part` the part it is of, as people call it,
-    where that is known."""
+    """A picture as stored, `[C, H, W]`; `kind` describes it if it does not have 256 levels ('' otherwise), `white` is
+    the value of white if the file declares it, `notes` list what was done to it, and `part` is the display name of its
+    data set part, if known."""
 
     values: np.ndarray
     kind: str = ""
@@ -91,26 +94,27 @@ FLAT = "flat lists of numbers"
 
 
 def picture_values(picture: Image.Image, opening: Opening) -> Values:
-    """The values of one picture, turned upright: one channel for grey modes, three for all others.
+    """The values of one picture, rotated upright: one channel for grey modes, three for all others.
 
-    Raises ValueError for what cannot be shown: negative values, values that are no numbers.
+    Raises ValueError for negative, infinite and NaN values, and for 16-bit pictures with transparent pixels that need a
+    background.
     """
     rawmode = _rawmode(picture)
     turned = (picture.getexif().get(ORIENTATION, 1) in TURNS) * (TURNED,)
     upright = ImageOps.exif_transpose(picture)
     notes = (*turned, *(_has_frames(picture) * (FRAME,)))
     if upright.mode in DEEP_MODES:
-        return _deep(picture, upright, rawmode, opening, notes)
-    shown, was_transparent = _shown(upright, opening)
-    array = np.array(shown)
+        return _deep_values(picture, upright, rawmode, opening, notes)
+    converted, was_transparent = _flatten(upright, opening)
+    array = np.array(converted)
     channels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return Values(channels, COLOUR16 * (";16" in rawmode), None, (*notes, *(was_transparent * (TRANSPARENT,))))
 
 
 def header_shape(picture: Image.Image) -> tuple[int, int, int]:
-    """Channels, height and width that `picture_values` will give, of a picture that is opened and not decoded."""
+    """Channels, height and width of the result of `picture_values`, for a picture that is opened but not decoded."""
     channels = 1 if picture.mode in (*GREY_MODES, *DEEP_MODES) else 3
-    # Of a PNG the whole file would be decoded: its EXIF data may stand at the end.
+    # Reading the EXIF data of a PNG would decode the whole file, as they may be at the end.
     if picture.format != "PNG" and picture.getexif().get(ORIENTATION, 1) in LYING:
         return channels, picture.width, picture.height
     return channels, picture.height, picture.width
@@ -119,8 +123,8 @@ def header_shape(picture: Image.Image) -> tuple[int, int, int]:
 def list_values(array: np.ndarray) -> Values:
     """The values of nested lists, `[H, W]`, `[H, W, C]` or `[C, H, W]`, or of a flattened square `[H·W]`.
 
-    Without an axis that is shorter than both others the channels could be either. Raises ValueError for that, for
-    other shapes, negative values, and values that are no numbers.
+    The channel axis is the first or last one, if it is shorter than both others. Raises ValueError if neither is, for
+    other shapes, and for negative, infinite, NaN and non-numeric values.
     """
     channels = _channels_first(array)
     notes = (f"{FLAT} as grey pictures of {channels.shape[-1]}×{channels.shape[-2]}",) * (array.ndim == 1)
@@ -153,7 +157,7 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
 
 
 def _rawmode(picture: Image.Image) -> str:
-    """How a file's pixels are stored, as Pillow calls it; nothing once they are read."""
+    """Pillow's raw mode of the pixels in a file; '' once they are read."""
     tiles = getattr(picture, "tile", None)
     if not tiles:
         return ""
@@ -166,29 +170,31 @@ def _has_frames(picture: Image.Image) -> bool:
         return False
     try:
         return bool(getattr(picture, "is_animated", False))
-    except Exception:  # a later frame is broken, of which each format says it otherwise; only the first is read
+    except Exception:  # a later frame is broken, and the error depends on the format; only the first frame is read
         return False
 
 
-def _deep(picture: Image.Image, upright: Image.Image, rawmode: str, opening: Opening, notes: tuple[str, ...]) -> Values:
-    """A grey picture of more than eight bits, not brought to 256 levels yet."""
+def _deep_values(
+    picture: Image.Image, upright: Image.Image, rawmode: str, opening: Opening, notes: tuple[str, ...]
+) -> Values:
+    """The values of a grey picture of more than eight bits, not yet converted to 256 levels."""
     array = _checked(np.asarray(upright)[None])
-    clear = picture.info.get("transparency")
-    if isinstance(clear, int) and opening.background != DROP and bool((array == clear).any()):
+    transparent_value = picture.info.get("transparency")
+    if isinstance(transparent_value, int) and opening.background != DROP and bool((array == transparent_value).any()):
         raise ValueError("it has 16 bits and transparent pixels; save it with 8 bits, or set --data.background drop")
     kind = KINDS.get(upright.mode, SHORT) + INVERTED * _is_white_zero(picture)
     return Values(array, kind, _declared(upright.mode, picture.format, rawmode), notes)
 
 
 def _declared(mode: str, form: str | None, rawmode: str) -> float | None:
-    """The value that is white, where the format says so: Pillow brings PGM with more than 256 levels to 16 bits."""
+    """The value of white, if the format declares it: Pillow scales PGM with more than 256 levels to 16 bits."""
     if form == "PPM" and mode != "F":
         return 65535.0
     return {"I;12": 4095.0}.get(rawmode)
 
 
 def _is_white_zero(picture: Image.Image) -> bool:
-    """Whether a TIFF file stores white as 0, which Pillow minds for 8 bits only."""
+    """Whether a TIFF file stores white as 0, which Pillow handles for 8 bits only."""
     tags: Any = getattr(picture, "tag_v2", None)
     return tags is not None and tags.get(262) == 0
 
@@ -201,30 +207,30 @@ def _checked(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _shown(picture: Image.Image, opening: Opening) -> tuple[Image.Image, bool]:
-    """The picture without transparency, grey or RGB, and whether it had transparent pixels. An opaque one keeps its
-    bits."""
+def _flatten(picture: Image.Image, opening: Opening) -> tuple[Image.Image, bool]:
+    """The picture without transparency, grey or RGB, and whether it had transparent pixels. Pixels of an opaque picture
+    do not change."""
     grey = picture.mode in GREY_MODES
     plain = "L" if grey else "RGB"
     if not picture.has_transparency_data:
         return picture.convert(plain), False
-    whole = picture if picture.mode in ("LA", "RGBA") else picture.convert("LA" if grey else "RGBA")
-    lowest, _ = whole.getchannel("A").getextrema()
+    with_alpha = picture if picture.mode in ("LA", "RGBA") else picture.convert("LA" if grey else "RGBA")
+    lowest, _ = with_alpha.getchannel("A").getextrema()
     if lowest == 255:
-        return whole.convert(plain), False
+        return with_alpha.convert(plain), False
     if opening.background == DROP:
-        return whole.convert(plain), True
+        return with_alpha.convert(plain), True
     colour = opening.colour()
     if len(set(colour)) > 1:
         plain = "RGB"
-    behind = Image.new("RGBA", picture.size, (*colour, 255))
-    return Image.alpha_composite(behind, whole.convert("RGBA")).convert(plain), True
+    backdrop = Image.new("RGBA", picture.size, (*colour, 255))
+    return Image.alpha_composite(backdrop, with_alpha.convert("RGBA")).convert(plain), True
 
 
 class Range(NamedTuple):
-    """What the values of a kind have in common over the whole set: the largest, whether all are whole numbers, whether
-    all are 16-bit values that are multiples of 257, as 8-bit ones become; how many there are, and how many of them lie
-    beyond a white level that was given."""
+    """Statistics of the values of one kind of picture over the whole set: the largest value, whether all are integers,
+    whether all are 16-bit multiples of 257 (the result of converting 8 bits to 16), the number of values, and how many
+    of them exceed the user's white level."""
 
     top: float = 0.0
     whole: bool = True
@@ -233,7 +239,7 @@ class Range(NamedTuple):
     beyond: int = 0
 
     def with_values(self, values: np.ndarray, white: float | None) -> Range:
-        """The same, with those of one more picture."""
+        """The statistics after adding the values of one picture."""
         is_whole = values.dtype.kind != "f" or bool((values == np.rint(values)).all())
         spread = self.spread and values.dtype.itemsize == 2 and not bool((values % 257).any())
         beyond = 0 if white is None else int((values > white).sum())
@@ -247,160 +253,165 @@ class Range(NamedTuple):
 
 
 class Levels:
-    """Brings the pictures of one set to 256 levels, all of a kind by the same factor, so that a dark one stays dark.
+    """Converts the pictures of one set to 256 levels. All pictures of a kind are scaled by the same factor, so that a
+    dark picture stays dark.
 
-    `every` gives the values of every picture of the set once more; it is asked only where there are pictures whose
-    white value no file tells. `words` and `guesses` say, once all are read, what was done.
+    `every` iterates again over the values of all pictures of the set; it is called only if there are pictures without a
+    declared white value. After all pictures are read, `words` and `guesses` describe what was done.
     """
 
     def __init__(self, opening: Opening, every: Callable[[], Iterable[Values]]) -> None:
-        self.opening, self._every = opening, every
+        self.opening, self._iterate_all = opening, every
         self._ranges: dict[str, Range] = {}
         self._tops: dict[str, dict[str, float]] = {}
-        """The largest value of every kind in every part."""
-        self._said: Counter[str] = Counter()
+        """The largest value by part and kind."""
+        self._note_counts: Counter[str] = Counter()
         self._whites: dict[str, tuple[float, bool]] = {}
-        self._apart: tuple[str, ...] = ()
+        self._part_notes: tuple[str, ...] = ()
 
     def pixels(self, picture: Values) -> UInt8[Tensor, "C H W"]:
-        """One picture in 256 levels."""
-        self._said.update(picture.notes)
+        """One picture converted to 256 levels."""
+        self._note_counts.update(picture.notes)
         if not picture.kind:
-            return _tensor(picture.values)
+            return _to_tensor(picture.values)
         white = self._white(picture)
         if picture.kind == COLOUR16:
-            return _tensor(picture.values)
+            return _to_tensor(picture.values)
         scaled = np.clip(np.rint(picture.values.astype(np.float64) * 255 / white), 0, 255).astype(np.uint8)
-        return _tensor(255 - scaled if picture.kind.endswith(INVERTED) else scaled)
+        return _to_tensor(255 - scaled if picture.kind.endswith(INVERTED) else scaled)
 
     def words(self) -> tuple[str, ...]:
-        """What was read, in sentences."""
-        counted = [f"{_pictures(self._said[note])} {note}" for note in (TURNED, FRAME) if self._said[note]]
-        sure = [
-            f"{kind}: {white:g} is white{self._beyond(kind)}"
+        """Notes on what was read."""
+        counted = [
+            f"{_count_pictures(self._note_counts[note])} {note}" for note in (TURNED, FRAME) if self._note_counts[note]
+        ]
+        definite = [
+            f"{kind}: {white:g} is white{self._note_on_clipping(kind)}"
             for kind, (white, certain) in self._whites.items()
             if certain
         ]
-        return (*counted, *sure)
+        return (*counted, *definite)
 
     def guesses(self) -> tuple[str, ...]:
-        """What could have been read otherwise, in sentences."""
-        clear = f"{_pictures(self._said[TRANSPARENT])} {TRANSPARENT}, "
-        done = {DROP: "whose transparency was dropped"}.get(
+        """Notes on choices that could have been different."""
+        subject = f"{_count_pictures(self._note_counts[TRANSPARENT])} {TRANSPARENT}, "
+        handling = {DROP: "whose transparency was dropped"}.get(
             self.opening.background, f"laid on {self.opening.background}"
         )
-        unsure = [
+        uncertain = [
             f"{kind} reach {self._ranges[kind].top:g}, so {white:g} is white (otherwise: --data.white-level)"
             for kind, (white, certain) in self._whites.items()
             if not certain
         ]
         flat = [
-            f"{self._said[note]} {note} (otherwise: store them as [H, W, C])"
-            for note in self._said
+            f"{self._note_counts[note]} {note} (otherwise: store them as [H, W, C])"
+            for note in self._note_counts
             if note.startswith(FLAT)
         ]
-        seen = (clear + done + " (otherwise: --data.background)",) * bool(self._said[TRANSPARENT])
-        return (*seen, *flat, *unsure, *self._apart)
+        transparency = (subject + handling + " (otherwise: --data.background)",) * bool(self._note_counts[TRANSPARENT])
+        return (*transparency, *flat, *uncertain, *self._part_notes)
 
     def _white(self, picture: Values) -> float:
         if picture.white is not None:
             self._whites.setdefault(f"{picture.kind} with a depth of their own", (picture.white, True))
             return picture.white
         if picture.kind not in self._whites:
-            self._survey()
-            self._whites[picture.kind] = self._chosen(picture.kind)
-            self._apart = self._parts_apart()
+            self._find_ranges()
+            self._whites[picture.kind] = self._choose_white(picture.kind)
+            self._part_notes = self._compare_parts()
         return self._whites[picture.kind][0]
 
-    def _chosen(self, kind: str) -> tuple[float, bool]:
-        """The white value of a kind, and whether no other was possible."""
-        seen = self._ranges[kind]
+    def _choose_white(self, kind: str) -> tuple[float, bool]:
+        """The white value of a kind, and whether it is certain."""
+        stats = self._ranges[kind]
         if self.opening.white_level is not None:
-            self._check_given(kind, self.opening.white_level)
+            self._check_white_level(kind, self.opening.white_level)
             return self.opening.white_level, True
         if kind == COLOUR16:
-            return _colour_white(seen.top), True
-        if kind.startswith(SHORT) and (seen.top > WHOLE_DEPTHS[-2] or (seen.spread and seen.top)):
+            return _colour_white(stats.top), True
+        if kind.startswith(SHORT) and (stats.top > WHOLE_DEPTHS[-2] or (stats.spread and stats.top)):
             return 65535.0, True
-        return _white_of(seen), not seen.whole and seen.top <= 1 and not dark(seen.top, 1)
+        return _white_from_range(stats), not stats.whole and stats.top <= 1 and not dark(stats.top, 1)
 
-    def _check_given(self, kind: str, white: float) -> None:
-        """Raise InputError where a given white level would leave nothing to see: black pictures, or white ones."""
-        seen = self._ranges[kind]
-        black = 0 < seen.top * 255 < white / 2
-        if kind != COLOUR16 and (black or 2 * seen.beyond > seen.values):
-            lie, shown = f"with {seen.beyond / max(1, seen.values):.0%} of their values beyond", "white"
+    def _check_white_level(self, kind: str, white: float) -> None:
+        """Raise InputError if the user's white level would make all pictures of a kind almost black or white."""
+        stats = self._ranges[kind]
+        black = 0 < stats.top * 255 < white / 2
+        if kind != COLOUR16 and (black or 2 * stats.beyond > stats.values):
+            position, appearance = f"with {stats.beyond / max(1, stats.values):.0%} of their values beyond", "white"
             if black:
-                lie, shown = "far below", "black"
+                position, appearance = "far below", "black"
             raise InputError(
-                f"{kind[0].upper()}{kind[1:]} of this set reach {seen.top:g}, {lie} the white level of {white:g}, so "
-                f"that they would be {shown}; give --data.white-level {seen.top:g}, or leave it out."
+                f"{kind[0].upper()}{kind[1:]} of this set reach {stats.top:g}, {position} the white level of "
+                f"{white:g}, so that they would be {appearance}; give --data.white-level {stats.top:g}, or leave "
+                "it out."
             )
 
-    def _beyond(self, kind: str) -> str:
-        """A word on the values beyond a white level that was given."""
-        seen = self._ranges.get(kind, Range())
-        if self.opening.white_level is None or not seen.beyond or kind == COLOUR16:
+    def _note_on_clipping(self, kind: str) -> str:
+        """A clause on the share of values that exceed the user's white level."""
+        stats = self._ranges.get(kind, Range())
+        if self.opening.white_level is None or not stats.beyond or kind == COLOUR16:
             return ""
-        return f", and {100 * seen.beyond / seen.values:.2g}% of the values lie beyond it (they reach {seen.top:g})"
+        return f", and {100 * stats.beyond / stats.values:.2g}% of the values lie beyond it (they reach {stats.top:g})"
 
-    def _parts_apart(self) -> tuple[str, ...]:
-        """A word on parts of which one would be much darker than the other, as where they are stored with different
-        white levels. Raises InputError where it would be nearly black, unless the white level was given."""
-        shares = {part: self._share(part) for part in self._tops}
+    def _compare_parts(self) -> tuple[str, ...]:
+        """A note if one part would be much darker than the other, as when they are stored with different white levels.
+        Raises InputError if it would be nearly black, unless the user gave the white level."""
+        shares = {part: self._brightness(part) for part in self._tops}
         if len(shares) < 2 or not min(shares.values()):
             return ()
         dim, bright = (choose(shares, key=lambda part: shares[part]) for choose in (min, max))
         factor = shares[bright] / shares[dim]
         if factor < SAID_APART:
             return ()
-        reach = [f"the {part} reaches {self._reached(part)}" for part in (bright, dim)]
+        reached = [f"the {part} reaches {self._describe_tops(part)}" for part in (bright, dim)]
         if factor < REFUSED_APART or self.opening.white_level is not None:
-            return (f"one white level for both parts, though {' and '.join(reach)} (otherwise: store them alike)",)
+            return (f"one white level for both parts, though {' and '.join(reached)} (otherwise: store them alike)",)
         raise InputError(
-            f"Of the pictures {' and '.join(reach)}, so the {dim} would be {factor:.3g} times darker; store both "
+            f"Of the pictures {' and '.join(reached)}, so the {dim} would be {factor:.3g} times darker; store both "
             "parts with the same value for white, or, where they are so, give that value with --data.white-level."
         )
 
-    def _share(self, part: str) -> float:
+    def _brightness(self, part: str) -> float:
         """The brightest value of a part as a share of white."""
-        return max(top / self._full(kind) for kind, top in self._tops[part].items())
+        return max(top / self._white_value(kind) for kind, top in self._tops[part].items())
 
-    def _full(self, kind: str) -> float:
-        """The value that becomes 255, as the values of a kind are handed on."""
-        return 255.0 if kind in ("", COLOUR16) else self._chosen(kind)[0]
+    def _white_value(self, kind: str) -> float:
+        """The value of a kind that becomes 255."""
+        return 255.0 if kind in ("", COLOUR16) else self._choose_white(kind)[0]
 
-    def _reached(self, part: str) -> str:
-        """The largest values of a part."""
+    def _describe_tops(self, part: str) -> str:
+        """Text that lists the largest values of a part by kind."""
         return " and ".join(f"{top:g} ({kind or '8-bit pictures'})" for kind, top in self._tops[part].items())
 
-    def _survey(self) -> None:
-        """Find the range of every kind, and the largest values of each part."""
+    def _find_ranges(self) -> None:
+        """Compute the range of every kind, and the largest values of each part."""
         if self._ranges:
             return
-        for picture in self._every():
+        for picture in self._iterate_all():
             if picture.white is not None:
                 continue
             if picture.kind:
-                seen = self._ranges.get(picture.kind, Range())
-                self._ranges[picture.kind] = seen.with_values(picture.values, self.opening.white_level)
+                stats = self._ranges.get(picture.kind, Range())
+                self._ranges[picture.kind] = stats.with_values(picture.values, self.opening.white_level)
             if picture.part:
                 tops = self._tops.setdefault(picture.part, {})
                 tops[picture.kind] = max(tops.get(picture.kind, 0.0), float(picture.values.max(initial=0)))
 
 
-def _white_of(seen: Range) -> float:
-    if seen.top <= 1:
-        return 1.0 if seen.top else 255.0
-    if seen.whole:
-        if seen.top <= FEW:
-            return seen.top
-        return float(next((depth for depth in WHOLE_DEPTHS if seen.top <= depth), seen.top))
-    return 255.0 if HALF <= seen.top <= 255 else seen.top
+def _white_from_range(stats: Range) -> float:
+    if stats.top <= 1:
+        return 1.0 if stats.top else 255.0
+    if stats.whole:
+        if stats.top <= FEW:
+            return stats.top
+        return float(next((depth for depth in WHOLE_DEPTHS if stats.top <= depth), stats.top))
+    return 255.0 if HALF <= stats.top <= 255 else stats.top
 
 
 def _colour_white(top: float) -> float:
-    """Pillow gives the upper eight of 16 bits of colour: pictures of 14 bits and fewer would lose most of theirs."""
+    """The white value of 16-bit colour pictures, 65535. Raises InputError for fewer bits: Pillow returns only the upper
+    eight of the 16 bits, so that pictures of 14 bits or fewer would lose most of their information."""
     if top < 64:
         raise InputError(
             f"16-bit colour pictures of this set reach only about {top * 256:g} of 65535, so they hold fewer bits, of "
@@ -409,9 +420,9 @@ def _colour_white(top: float) -> float:
     return 65535.0
 
 
-def _pictures(count: int) -> str:
+def _count_pictures(count: int) -> str:
     return f"{count} picture" + "s" * (count != 1)
 
 
-def _tensor(array: np.ndarray) -> UInt8[Tensor, "C H W"]:
+def _to_tensor(array: np.ndarray) -> UInt8[Tensor, "C H W"]:
     return torch.from_numpy(np.ascontiguousarray(array))

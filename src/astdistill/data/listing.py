@@ -1,5 +1,5 @@
-"""What lies in folders, as far as it counts as data: without hidden and system folders, through links, each folder
-once; and which endings pictures have."""
+"""Lists the data files in folders: skips hidden and system folders, follows links, and lists each folder once. Defines
+the file endings of pictures."""
 
 from __future__ import annotations
 
@@ -25,63 +25,63 @@ FOREIGN = (
     *(".hdr", ".fits", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".xcf", ".emf", ".wmf", ".mp4"),
     *(".avi", ".mov", ".npy", ".nii.gz"),
 )
-"""Endings of pictures that are not read."""
+"""Endings of picture formats that are not supported."""
 SYSTEM = frozenset(
     (
         *("__macosx", "@eadir", "@__thumb", "@recycle", "#recycle", "#snapshot", "@recently-snapshot", "$recycle.bin"),
         *("recycler", "system volume information", "lost+found", "__pycache__", "thumbs.db", "desktop.ini", "icon\r"),
     )
 )
-"""What systems put among the files of people, beside whatever begins with a full stop."""
+"""Names of files and folders that systems create, besides names that start with '.'."""
 WNID = re.compile(r"n\d{8}")
-"""What a class folder of ImageNet is called."""
+"""The name of a class folder of ImageNet."""
 EXAMPLE = re.compile(r"submission|predictions", re.IGNORECASE)
-"""What tables are called whose labels are none: examples of what is to be handed in, and what somebody handed in."""
+"""Names of tables whose labels are not ground truth: sample submissions and predictions."""
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xls")
-"""Endings of files that may hold the labels of pictures."""
+"""Endings of files that may contain the labels of pictures."""
 PICTURED = frozenset(("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "input", "inputs"))
-"""What folders are called that hold pictures of all classes."""
+"""Names of folders that contain pictures of all classes."""
 NAMED = 3
-"""How many of those that were left out are named."""
+"""Maximum number of left out files that a note names."""
 
 
 @dataclass(frozen=True)
 class Entries:
-    """What one folder holds, each in alphabetical order: folders, regular files, and what is left out."""
+    """The contents of one folder, each kind in alphabetical order: folders, regular files, and entries left out."""
 
     folders: tuple[Path, ...]
     pictures: tuple[Path, ...]
     others: tuple[Path, ...]
-    """Files that are no pictures by their names."""
+    """Files without the ending of a picture."""
     hidden: tuple[Path, ...]
     """Hidden and system files and folders."""
     special: tuple[Path, ...]
-    """Links to nothing, pipes, devices and sockets."""
+    """Broken links, pipes, devices and sockets."""
     repeated: tuple[Path, ...]
-    """Links to this folder, or to one that holds it."""
+    """Links to this folder, or to one that contains it."""
     written: tuple[Path, ...] = ()
-    """Folders that this package wrote: runs, stores of experts, its cache."""
+    """Folders written by this package: runs, expert folders, the cache."""
 
 
 @dataclass
 class Walked:
-    """What lies below some folders, in the order of the paths: pictures, other files, and what is left out."""
+    """The contents of some folders at any depth, sorted by path: pictures, other files, and entries left out."""
 
     pictures: list[Path] = field(default_factory=list[Path])
     others: list[Path] = field(default_factory=list[Path])
     hidden: list[Path] = field(default_factory=list[Path])
     special: list[Path] = field(default_factory=list[Path])
     repeated: list[Path] = field(default_factory=list[Path])
-    """Links to a folder that was read already, or that holds the link."""
+    """Links to a folder that was already read, or that contains the link."""
     written: list[Path] = field(default_factory=list[Path])
 
     def add(self, found: Entries | Walked) -> None:
-        """All of a folder, or of another walk, behind what is here."""
+        """Append the contents of a folder, or of another walk."""
         for kind, paths in vars(self).items():
             paths += getattr(found, kind)
 
     def left_out(self) -> tuple[str, ...]:
-        """A sentence for each kind of file that is not read, with their number and three names."""
+        """A note for each kind of file that is not read, with the number of files and up to three names."""
         foreign = [path for path in self.others if path.name.lower().endswith(FOREIGN)]
         plain = [path for path in self.others if not path.name.lower().endswith(FOREIGN)]
         kinds = {
@@ -96,20 +96,21 @@ class Walked:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file name ends as a picture's does; hidden files are none."""
+    """Whether a file name has the ending of a picture and is not hidden."""
     return name.lower().endswith(PICTURES) and not name.startswith(".")
 
 
 class UnlabelledError(InputError):
-    """Folders do not tell the classes of the pictures, or hold none of a class; a table may tell them."""
+    """The folders do not define the classes of the pictures, or a class has no pictures; a table may define them."""
 
 
 def unread_labels(others: Iterable[Path]) -> str:
-    """A clause on files beside pictures that may hold their labels, and what to do with them; nothing without any."""
-    there = [path for path in others if path.name.lower().endswith(TABLES)]
-    tables = [path for path in there if not EXAMPLE.search(path.stem)]
-    if there and not tables:
-        return f" ({some(there)}: taken for an example of what is handed in; name it with --data if it has labels)"
+    """A clause on files next to the pictures that may contain their labels, and how to use them; '' if there are
+    none."""
+    candidates = [path for path in others if path.name.lower().endswith(TABLES)]
+    tables = [path for path in candidates if not EXAMPLE.search(path.stem)]
+    if candidates and not tables:
+        return f" ({some(candidates)}: taken for an example of what is handed in; name it with --data if it has labels)"
     if not tables:
         return ""
     return (
@@ -119,13 +120,12 @@ def unread_labels(others: Iterable[Path]) -> str:
 
 
 def is_left_out(name: str) -> bool:
-    """Whether a name is that of a hidden or system file or folder."""
+    """Whether a file or folder name is hidden or a system name."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def text_of(name: str | Path) -> str:
-    """A name or path as text that can be printed and written: bytes that are no UTF-8 and control characters appear as
-    `\\xe9`."""
+    """A name or path as printable text: bytes that are not UTF-8 and control characters are escaped as `\\xe9`."""
     text = os.fsencode(name).decode("utf-8", errors="backslashreplace")
     if text.isprintable():
         return text
@@ -133,12 +133,12 @@ def text_of(name: str | Path) -> str:
 
 
 def some(paths: Iterable[Path]) -> str:
-    """The names of the first few, for a summary."""
+    """The names of the first `NAMED` paths, for a summary."""
     return ", ".join(text_of(path.name) for _, path in zip(range(NAMED), paths, strict=False))
 
 
 def names(paths: Iterable[Path]) -> str:
-    """All names, for a sentence."""
+    """The names of all paths, for a message."""
     return ", ".join(text_of(path.name) for path in paths)
 
 
@@ -147,52 +147,52 @@ KINDS = ("folder", "picture", "other", "hidden", "special", "circular", "written
 
 
 class Listing:
-    """Folders as they were when they were first looked into; each is listed once."""
+    """Cached contents of folders; each folder is listed once, at its first access."""
 
     def __init__(self) -> None:
-        self._known = dict[Path, Entries]()
+        self._cache = dict[Path, Entries]()
         self._with_pictures = dict[Path, bool]()
 
     def entries(self, folder: Path) -> Entries:
-        """What a folder holds. Raises InputError where it cannot be read."""
-        if folder not in self._known:
-            self._known[folder] = _entries(folder)
-        return self._known[folder]
+        """The contents of a folder. Raises InputError if it cannot be read."""
+        if folder not in self._cache:
+            self._cache[folder] = _entries(folder)
+        return self._cache[folder]
 
     def subfolders(self, folder: Path) -> Iterator[Path]:
-        """Its folders that hold any picture, at any depth; none is looked into before it is asked for."""
-        return (place for place in self.entries(folder).folders if self.has_pictures(place))
+        """Iterates over the subfolders that contain a picture at any depth; each is listed lazily."""
+        return (subfolder for subfolder in self.entries(folder).folders if self.has_pictures(subfolder))
 
     def has_pictures(self, folder: Path) -> bool:
-        """Whether there is any picture at any depth; no further folder is listed once one is found."""
+        """Whether the folder contains a picture at any depth; stops at the first one."""
         if folder not in self._with_pictures:
-            self._with_pictures[folder] = any(entries.pictures for entries in self._each(folder, []))
+            self._with_pictures[folder] = any(entries.pictures for entries in self._walk_entries(folder, []))
         return self._with_pictures[folder]
 
     def walk(self, folder: Path) -> Walked:
-        """All that lies at any depth, sorted by path."""
+        """The contents of a folder at any depth, sorted by path."""
         walked, count = Walked(), 0
-        for entries in self._each(folder, walked.repeated):
+        for entries in self._walk_entries(folder, walked.repeated):
             walked.add(entries)
             count += 1
-        if count == 1:  # which is in order
+        if count == 1:  # already sorted
             return walked
         for paths in vars(walked).values():
             paths.sort()
         return walked
 
-    def _each(self, folder: Path, repeated: list[Path]) -> Iterator[Entries]:
-        """The entries of a folder and of all below it, each folder once: links last, and those to a folder that was
-        entered already, or that holds this one, are added to `repeated`."""
+    def _walk_entries(self, folder: Path, repeated: list[Path]) -> Iterator[Entries]:
+        """Iterates over the entries of a folder and of all folders below it, each folder once, links last. Links to a
+        folder that was already visited, or that contains this one, are added to `repeated`."""
         seen, waiting, links = set[tuple[int, int]](), [folder], list[Path]()
         while waiting or links:
-            place = waiting.pop() if waiting else links.pop(0)
-            identity = _identity(place)
+            current = waiting.pop() if waiting else links.pop(0)
+            identity = _identity(current)
             if identity in seen:
-                repeated.append(place)
+                repeated.append(current)
                 continue
             seen.add(identity)
-            entries = self.entries(place)
+            entries = self.entries(current)
             yield entries
             inner = [(os.path.islink(path), path) for path in entries.folders]
             waiting += [path for linked, path in reversed(inner) if not linked]
@@ -231,49 +231,50 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "picture" if is_picture(entry.name) else "other"
     except PermissionError as error:
         raise unreadable(Path(entry.path), error) from error
-    except OSError:  # links in a circle
+    except OSError:  # circular links
         return "special"
 
 
 def _kind_of_folder(entry: os.DirEntry[str]) -> str:
-    if entry.is_symlink() and _holds(entry.path):
+    if entry.is_symlink() and _links_to_ancestor(entry.path):
         return "circular"
-    if WNID.fullmatch(entry.name):  # a thousand of ImageNet, which are not looked into
+    if WNID.fullmatch(entry.name):  # 1000 folders of ImageNet, skipped for speed
         return "folder"
-    own = os.path.abspath(entry.path) == os.path.abspath(cache_folder())
-    return "written" if own or _is_written(entry.path) or _holds_written(entry.path, DEEPEST) else "folder"
+    is_cache = os.path.abspath(entry.path) == os.path.abspath(cache_folder())
+    return "written" if is_cache or _is_written(entry.path) or _holds_written(entry.path, DEEPEST) else "folder"
 
 
 WRITTEN = (("config.json", "provenance.json"), ("recipe.json", "preprocessing.safetensors"))
-"""Files of a run, and of a folder of experts."""
+"""Files of a run folder, and of an expert folder."""
 DEEPEST = 1
-"""Folders between one that is looked at and a run: a sweep has its runs in a folder of its own."""
+"""Maximum number of folders between a data folder and a run: a sweep stores its runs in a separate folder."""
 GLANCED_AT = 8
-"""Entries of a folder that are looked at for runs and experts: their folders hold nothing else of many."""
+"""Number of entries of a folder that are checked for runs and experts; folders of these contain few other entries."""
 
 
 def _is_written(folder: str) -> bool:
-    """Whether a folder is a run, or one of experts."""
+    """Whether a folder is a run folder or an expert folder."""
     return any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in WRITTEN)
 
 
 def _holds_written(folder: str, deeper: int) -> bool:
-    """Whether a folder holds folders and no pictures, and one of the first is a run, one of experts, or holds some."""
+    """Whether none of the first entries of a folder is a picture, and one of its first folders is a run or expert
+    folder, or contains one at most `deeper` levels below."""
     try:
         with os.scandir(folder) as entries:
             first = [entry for entry in itertools.islice(entries, GLANCED_AT) if not entry.name.startswith(".")]
             inner = [entry.path for entry in first if entry.is_dir(follow_symlinks=False)]
-    except OSError:  # what is read later says it
+    except OSError:  # reported when the folder is read
         return False
     if any(is_picture(entry.name) for entry in first):
         return False
-    return any(_is_written(place) or (deeper and _holds_written(place, deeper - 1)) for place in inner)
+    return any(_is_written(path) or (deeper and _holds_written(path, deeper - 1)) for path in inner)
 
 
-def _holds(link: str) -> bool:
-    """Whether a link leads to the folder that it lies in, or to one that holds that."""
-    inside, target = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
-    return os.path.commonpath((inside, target)) == target
+def _links_to_ancestor(link: str) -> bool:
+    """Whether a link leads to the folder that contains it, or to an ancestor of that folder."""
+    parent, target = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
+    return os.path.commonpath((parent, target)) == target
 
 
 def unreadable(folder: Path, error: OSError) -> InputError:
@@ -285,8 +286,8 @@ def unreadable(folder: Path, error: OSError) -> InputError:
 
 
 def kind_of(path: Path) -> str:
-    """'folder', 'file', 'special' (a pipe, device or socket), or '' where nothing is there. Raises InputError where
-    that cannot be known."""
+    """'folder', 'file', 'special' (a pipe, device or socket), or '' if the path does not exist. Raises InputError if
+    permissions prevent the check."""
     try:
         mode = path.stat().st_mode
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""`load_dataset`: from a name or a configuration to the tensors that experts and students train on."""
+"""`load_dataset`: loads the tensors for training experts and students, from a name or a configuration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from .storage import (
 TEST_SHARE = 0.2
 ZCA_EPS = 0.1
 CACHED_ZCA = 1024
-"""From so many values per image on, fitting a whitening takes longer than reading it."""
+"""Minimum number of values per image for which a whitening is cached: fitting it then takes longer than reading it."""
 
 
 def load_dataset(
@@ -51,12 +51,12 @@ def load_dataset(
     """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
 
     Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given. Files whose path, size and
-    times are as they were when they were last read are not read again, and images decoded before come from the cache.
+    times have not changed since the last call are not read again, and images already decoded are read from the cache.
 
     Args:
         source: A known name, a hub name, a folder, a file of arrays, a Hugging Face `Dataset` or `DatasetDict`, or a
-            whole `DataConfig`, of which `fields` then change some.
-        device: Where the images lie, such as "cpu" or "cuda:1". "auto" is the CUDA GPU where there is a usable one,
+            whole `DataConfig`, in which `fields` replace single settings.
+        device: Device of the images, such as "cpu" or "cuda:1". "auto" is the CUDA GPU if a usable one is available,
             otherwise the CPU.
         verify: Read and check every byte of the files and of the cache.
         **fields: Fields of `DataConfig` by name, such as `whiten="zca"` or `per_class=100`.
@@ -65,31 +65,33 @@ def load_dataset(
         The data set, its images `[N, C, H, W]` as networks see them.
 
     Raises:
-        InputError: In one sentence, for anything that cannot be used.
+        InputError: If the data or the settings cannot be used; the message is one sentence.
     """
     if not isinstance(source, str | os.PathLike | DataConfig):
         from .tensors import dataset_from_splits  # which imports this module
 
         return dataset_from_splits(source, device, fields)
     config = resolved(source, fields)
-    return assemble(read(config, verify), config.replace(source=_with_name(config.source)), device)
+    return assemble(read(config, verify), config.replace(source=_named_source(config.source)), device)
 
 
-def _with_name(source: str) -> str:
-    """The current folder as one that has a name, `../photos` for `.`, which tables and pages of its sets show."""
+def _named_source(source: str) -> str:
+    """The source with a folder name for display in tables and pages: `../photos` for `.` in the folder photos."""
     if Path(source).name not in ("", ".."):
         return source
     return os.path.normpath(os.path.join(source, "..", Path(source).resolve().name))
 
 
 def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
-    """The configuration with some fields changed. Raises InputError for an unknown field or a value out of range."""
-    known = DataConfig.model_fields
+    """The configuration with `fields` replaced. Raises InputError for an unknown field or a value out of range."""
+    settings = DataConfig.model_fields
     for name in fields:
-        if name not in known:
-            raise unknown("data setting", name, known)
+        if name not in settings:
+            raise unknown("data setting", name, settings)
     start = (
-        {name: getattr(source, name) for name in known} if isinstance(source, DataConfig) else {"source": str(source)}
+        {name: getattr(source, name) for name in settings}
+        if isinstance(source, DataConfig)
+        else {"source": str(source)}
     )
     try:
         return DataConfig.model_validate(start | fields)
@@ -98,31 +100,30 @@ def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
 
 
 def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "auto") -> Dataset:
-    """The raw images divided into parts and preprocessed; the preprocessing is fitted on the training part that
-    remains."""
+    """The raw images divided into parts and preprocessed; the preprocessing is fitted on the final training part."""
     device, count = settled_device(device), len(raw.classes)
     _check_every_class(raw.train, raw.classes, "")
-    raw = _with_test(raw, config.seed)
+    raw = _with_test_part(raw, config.seed)
     train, test = raw.train, raw.test
     if test is None or not len(test):
         raise InputError(f"{raw.name} has no test images of these classes; add a test part with at least one image.")
     train = rows_of(train, first_of_each(train.labels, count, config.per_class))
     validation = None
     if config.validation:
-        train, validation = _held_out(train, raw, config)
+        train, validation = _split_validation(train, raw, config)
     images = sum(len(part) for part in (train, test, validation) if part is not None)
-    where = residence(config.memory, images, train.images.shape[1:], config.whiten, device)
+    memory = residence(config.memory, images, train.images.shape[1:], config.whiten, device)
     if torch.device(device).type == "cpu":
-        _check_room([part for part in (train, test, validation) if part is not None], where, raw.name)
-    preprocessing = _fitted(train, raw.name, config.whiten)
+        _check_memory([part for part in (train, test, validation) if part is not None], memory, raw.name)
+    preprocessing = _fit_preprocessing(train, raw.name, config.whiten)
 
     fingerprint = _fingerprint(train, raw.classes, preprocessing)
 
     def split(part: Split, name: str) -> Split:
-        held = _held(part.images, where, preprocessing, device, raw.name)
-        if isinstance(held, MappedImages):
-            held.origin = Origin(config, fingerprint, name)
-        return Split(held, part.labels.to(device))
+        stored = _store_images(part.images, memory, preprocessing, device, raw.name)
+        if isinstance(stored, MappedImages):
+            stored.origin = Origin(config, fingerprint, name)
+        return Split(stored, part.labels.to(device))
 
     return Dataset(
         name=raw.name,
@@ -138,10 +139,10 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "aut
 
 
 def file_here(path: Path, origin: Origin | None) -> Path:
-    """The file of this machine that holds the images which another machine has at `path`: made of the same source,
-    with the same fingerprint. Raises InputError where that cannot be."""
-    entry = path.name.startswith(("train.", "test."))
-    if path.exists() and (origin is None or not entry):  # a file that is named by its content
+    """The file on this machine with the images that another machine stores at `path`, created from the same source with
+    the same fingerprint. Raises InputError if the source is missing or differs."""
+    named_by_part = path.name.startswith(("train.", "test."))
+    if path.exists() and (origin is None or not named_by_part):  # the file name is a hash of the content
         return path
     if origin is None:
         raise InputError(
@@ -150,7 +151,7 @@ def file_here(path: Path, origin: Origin | None) -> Path:
         )
     source = origin.config.source
     try:
-        dataset = _again(origin.config.model_dump_json())
+        dataset = _reload_dataset(origin.config.model_dump_json())
     except InputError as error:
         raise InputError(
             f"{platform.node()} cannot read the data: {error} Put '{source}' where all nodes see it, or take "
@@ -158,8 +159,8 @@ def file_here(path: Path, origin: Origin | None) -> Path:
         ) from error
     images = getattr(dataset, origin.part).images
     assert isinstance(images, MappedImages)
-    same = images.path.name == path.name and (not entry or images.path.parent.name == path.parent.name)
-    if dataset.fingerprint != origin.fingerprint or not same:
+    same_file = images.path.name == path.name and (not named_by_part or images.path.parent.name == path.parent.name)
+    if dataset.fingerprint != origin.fingerprint or not same_file:
         raise InputError(
             f"'{source}' holds other images on {platform.node()} than where the command runs (fingerprints "
             f"{dataset.fingerprint[:12]} and {origin.fingerprint[:12]}); copy the data again, or name a folder that "
@@ -169,13 +170,13 @@ def file_here(path: Path, origin: Origin | None) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _again(config: str) -> Dataset:
-    """The set of a configuration, as JSON, read by this process, its pixels in a file."""
+def _reload_dataset(config: str) -> Dataset:
+    """The data set of a configuration in JSON, loaded in this process with the pixels in a file."""
     return load_dataset(DataConfig.model_validate_json(config), memory="disk")
 
 
-def _with_test(raw: RawData, seed: int) -> RawData:
-    """The set with a test part: its own, or a share of every class of its training images."""
+def _with_test_part(raw: RawData, seed: int) -> RawData:
+    """The set with a test part: the existing one, or `TEST_SHARE` of the training images of every class."""
     if raw.test is not None:
         return raw
     number = round(TEST_SHARE * len(raw.train))
@@ -188,8 +189,8 @@ def _with_test(raw: RawData, seed: int) -> RawData:
     return replace(raw, train=train, test=test, summary=summary)
 
 
-def _held_out(train: Split, raw: RawData, config: DataConfig) -> tuple[Split, Split]:
-    """What stays for training and what is held out."""
+def _split_validation(train: Split, raw: RawData, config: DataConfig) -> tuple[Split, Split]:
+    """The remaining training part and the held-out validation part."""
     number = round(config.validation * len(train))
     if not number:
         raise InputError(
@@ -203,7 +204,7 @@ def _held_out(train: Split, raw: RawData, config: DataConfig) -> tuple[Split, Sp
     return stay, rows_of(train, division.held_out)
 
 
-def _check_every_class(part: Split, classes: tuple[str, ...], why: str) -> None:
+def _check_every_class(part: Split, classes: tuple[str, ...], hint: str) -> None:
     if len(classes) < 2:
         raise InputError(
             f"The data have fewer than two classes ({', '.join(classes)}); at least two are needed, so name with "
@@ -212,56 +213,56 @@ def _check_every_class(part: Split, classes: tuple[str, ...], why: str) -> None:
     sizes = torch.bincount(part.labels, minlength=len(classes))
     if not bool((sizes > 0).all()):
         empty = classes[int((sizes == 0).nonzero()[0])]
-        why = why or "; add some, leave the class out with --data.classes, or number the labels 0..K-1"
-        raise InputError(f"Class '{empty}' has no training images{why}.")
+        hint = hint or "; add some, leave the class out with --data.classes, or number the labels 0..K-1"
+        raise InputError(f"Class '{empty}' has no training images{hint}.")
 
 
-def _fitted(train: Split, name: str, whiten: str) -> Preprocessing:
+def _fit_preprocessing(train: Split, name: str, whiten: str) -> Preprocessing:
     channels, height, width = train.images.shape[1:]
     shape = (channels, height, width)
     if whiten == "none":
         return Preprocessing.none(shape)
     if whiten == "standard":
-        known = published_statistics(name)
-        return Preprocessing.standard(*known, shape) if known and channels == 3 else fit_standard(train.images)
+        published = published_statistics(name)
+        return Preprocessing.standard(*published, shape) if published and channels == 3 else fit_standard(train.images)
     if channels * height * width < CACHED_ZCA:
-        return _whitening(train, whiten)
-    stored = cached(whiten, [pixel_digest(train.images), ZCA_EPS], lambda: _fitted_whitening(train, whiten))
+        return _fit_whitening(train, whiten)
+    stored = cached(whiten, [pixel_digest(train.images), ZCA_EPS], lambda: _fit_stored_whitening(train, whiten))
     return Preprocessing.restore(stored.header["preprocessing"], stored.tensors)
 
 
-def _whitening(train: Split, whiten: str) -> Preprocessing:
+def _fit_whitening(train: Split, whiten: str) -> Preprocessing:
     if whiten == "rat":
         return fit_rat(train.images, pixel_digest(train.images), ZCA_EPS)
     return fit_zca(train.images, ZCA_EPS)
 
 
-def _fitted_whitening(train: Split, whiten: str) -> Stored:
+def _fit_stored_whitening(train: Split, whiten: str) -> Stored:
     with phase(f"fitting the {MIXING[whiten]} whitening to {len(train):,} images"):
-        preprocessing = _whitening(train, whiten)
+        preprocessing = _fit_whitening(train, whiten)
     return Stored(preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
 
 
-def _check_room(parts: Sequence[Split], where: Residence, name: str) -> None:
-    """Raise InputError, before anything is taken, where the images will not fit into what is free now: a process that
-    takes more is ended without a word. Bytes that are in memory already take no more."""
-    kept = [part for part in parts if where != "uint8" or isinstance(part.images, MappedImages)]
-    needed, free = sum(held_bytes(where, len(part), part.images.shape[1:]) for part in kept), free_memory()
+def _check_memory(parts: Sequence[Split], memory: Residence, name: str) -> None:
+    """Raise InputError before allocation if the images do not fit into the free memory: the system would kill the
+    process without a message. Bytes that are already in memory need no further memory."""
+    allocated = [part for part in parts if memory != "uint8" or isinstance(part.images, MappedImages)]
+    needed, free = sum(held_bytes(memory, len(part), part.images.shape[1:]) for part in allocated), free_memory()
     if free is None or needed <= free:
         return
-    less = {"float32": "--data.memory uint8 or disk"}.get(where, "--data.memory disk")
+    alternative = {"float32": "--data.memory uint8 or disk"}.get(memory, "--data.memory disk")
     raise InputError(
-        f"The {sum(map(len, parts)):,} images of {name} take {size(needed)} of memory as {where}, and {size(free)} are "
-        f"free; end other programs, or choose {less}."
+        f"The {sum(map(len, parts)):,} images of {name} take {size(needed)} of memory as {memory}, and {size(free)} "
+        f"are free; end other programs, or choose {alternative}."
     )
 
 
-def _held(
-    pixels: StoredImages, where: Residence, preprocessing: Preprocessing, device: str | torch.device, name: str
+def _store_images(
+    pixels: StoredImages, memory: Residence, preprocessing: Preprocessing, device: str | torch.device, name: str
 ) -> Images | ByteImages | MappedImages:
-    if where == "float32":
+    if memory == "float32":
         return float_images(pixels, preprocessing, device)
-    if where == "uint8":
+    if memory == "uint8":
         return byte_images(pixels, preprocessing, device)
     mapped = pixels if isinstance(pixels, MappedImages) else in_file(pixels, name)
     return mapped.prepared(preprocessing, device)

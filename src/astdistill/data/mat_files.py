@@ -1,7 +1,7 @@
-"""MATLAB's files of version 5 to 7, as MathWorks describes them (MAT-File Format, level 5): numbers, text, and cells of
-text.
+"""Reader for MATLAB files of versions 5 to 7, as specified by MathWorks (MAT-File Format, level 5): numbers, text, and
+cells of text.
 
-Read here, since the library that reads them otherwise ends the process at some damaged ones (SIGSEGV).
+Implemented here because the usual library crashes the process on some damaged files (SIGSEGV).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..runtime.text import in_one_line, reason
 HEADER, VERSION_AT, HDF5 = 128, 124, b"\x89HDF"
 MATRIX, COMPRESSED = 14, 15
 TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""Numbers, by the type of their element, in which they may be stored narrower than they are in MATLAB."""
+"""Types of numbers by the type of their element; numbers may be stored in a narrower type than they have in MATLAB."""
 TEXTS = {16: "utf-8", 17: "utf-16", 18: "utf-32"}
 CELL, CHAR, FIRST_NUMBER, LAST_NUMBER = 1, 4, 6, 15
-"""Classes of arrays; those between are structures, objects and sparse ones."""
+"""Classes of arrays; those in between are structures, objects and sparse arrays."""
 COMPLEX = 0x0800
 DEEPEST = 20
 MOST_AXES = 32
 
 
 def read_mat(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name: numbers in the type that they are stored in, text and cells of text as text `[N]`, anything
-    else as an empty array of objects, so that its name is known.
+    """Read the arrays by name: numbers in their stored type, text and cells of text as text `[N]`, anything else as an
+    empty array of objects, so that its name is known.
 
-    Raises InputError for another version, and where the file is cut short or damaged.
+    Raises InputError for other versions, and if the file is truncated or damaged.
     """
     try:
         data = path.read_bytes()
@@ -54,32 +54,32 @@ def read_mat(path: Path) -> dict[str, np.ndarray]:
 
 
 def _variables(data: memoryview, order: str) -> Iterator[tuple[str, np.ndarray]]:
-    for kind, held in _elements(data, order):
+    for kind, content in _elements(data, order):
         if kind == COMPRESSED:
-            kind, held = _unpacked(held, order)
+            kind, content = _decompress(content, order)
         if kind == MATRIX:
-            yield _matrix(held, order, 0)
+            yield _read_array(content, order, 0)
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Type and contents of each element. Raises ValueError where one is longer than what is there."""
+    """Type and contents of each element. Raises ValueError if one is longer than the remaining data."""
     while len(data) >= 8:
-        (word,) = struct.unpack(f"{order}I", data[:4])
-        if small := word >> 16:  # four bytes and less lie in the tag itself
-            kind, start, size, whole = word & 0xFFFF, 4, small, 8
+        (tag,) = struct.unpack(f"{order}I", data[:4])
+        if small := tag >> 16:  # up to four bytes are stored in the tag itself
+            kind, start, size, total = tag & 0xFFFF, 4, small, 8
         else:
             (size,) = struct.unpack(f"{order}I", data[4:8])
-            kind, start, whole = word, 8, 8 + size
+            kind, start, total = tag, 8, 8 + size
             if kind != COMPRESSED:
-                whole += -size % 8
+                total += -size % 8
         if start + size > len(data) or (small and size > 4):
             raise ValueError(f"an element of {size} bytes goes beyond the end of the file")
         yield kind, data[start : start + size]
-        data = data[whole:]
+        data = data[total:]
 
 
-def _unpacked(data: memoryview, order: str) -> tuple[int, memoryview]:
-    """The element in a compressed one: no more of it than its own length says."""
+def _decompress(data: memoryview, order: str) -> tuple[int, memoryview]:
+    """The element inside a compressed one; no more than its declared length is decompressed."""
     stream = zlib.decompressobj()
     head = stream.decompress(data, 8)
     if len(head) < 8:
@@ -91,58 +91,58 @@ def _unpacked(data: memoryview, order: str) -> tuple[int, memoryview]:
     return kind, memoryview(body)
 
 
-def _matrix(data: memoryview, order: str, depth: int) -> tuple[str, np.ndarray]:
+def _read_array(data: memoryview, order: str, depth: int) -> tuple[str, np.ndarray]:
     """Name and values of an array."""
     parts = _elements(data, order)
-    flags, lengths, name = (_next(parts) for _ in range(3))
-    (word,) = struct.unpack(f"{order}I", flags[1][:4])
+    flags, lengths, name = (_next_element(parts) for _ in range(3))
+    (flag_bits,) = struct.unpack(f"{order}I", flags[1][:4])
     shape = tuple(np.frombuffer(lengths[1], f"{order}i4").tolist())
     if not 2 <= len(shape) <= MOST_AXES or min(shape) < 0:
         raise ValueError(f"an array has the shape {shape[:MOST_AXES]}")
-    called, kind = bytes(name[1]).decode("utf-8", errors="backslashreplace"), word & 0xFF
+    array_name, kind = bytes(name[1]).decode("utf-8", errors="backslashreplace"), flag_bits & 0xFF
     if kind == CHAR:
-        return called, _text(*_next(parts), shape, order)
+        return array_name, _read_text(*_next_element(parts), shape, order)
     if kind == CELL:
-        return called, _cells(list(parts), shape, order, depth)
-    if FIRST_NUMBER <= kind <= LAST_NUMBER and not word & COMPLEX:
-        return called, _numbers(*_next(parts), shape, order)
-    return called, np.empty(0, dtype=object)
+        return array_name, _read_cells(list(parts), shape, order, depth)
+    if FIRST_NUMBER <= kind <= LAST_NUMBER and not flag_bits & COMPLEX:
+        return array_name, _read_numbers(*_next_element(parts), shape, order)
+    return array_name, np.empty(0, dtype=object)
 
 
-def _next(parts: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview]:
+def _next_element(parts: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview]:
     part = next(parts, None)
     if part is None:
         raise ValueError("an array ends before its values")
     return part
 
 
-def _numbers(kind: int, data: memoryview, shape: tuple[int, ...], order: str) -> np.ndarray:
+def _read_numbers(kind: int, data: memoryview, shape: tuple[int, ...], order: str) -> np.ndarray:
     if kind not in TYPES:
         raise ValueError(f"an array holds values of type {kind}")
     return np.frombuffer(data, order + TYPES[kind]).reshape(shape, order="F")
 
 
-def _text(kind: int, data: memoryview, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """One text for each row of signs, without the blanks at its end."""
+def _read_text(kind: int, data: memoryview, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """One text for each row of characters, without trailing blanks."""
     raw = bytes(data)
     if kind in TEXTS:
-        ends = {"utf-8": ""}.get(TEXTS[kind], {"<": "-le", ">": "-be"}[order])
-        signs = list(raw.decode(TEXTS[kind] + ends))
+        byte_order = {"utf-8": ""}.get(TEXTS[kind], {"<": "-le", ">": "-be"}[order])
+        characters = list(raw.decode(TEXTS[kind] + byte_order))
     else:
-        signs = [chr(code) for code in _numbers(kind, data, (-1,), order).tolist()]
-    if len(shape) != 2 or len(signs) != math.prod(shape):
-        raise ValueError(f"a text of shape {shape} has {len(signs)} signs")
+        characters = [chr(code) for code in _read_numbers(kind, data, (-1,), order).tolist()]
+    if len(shape) != 2 or len(characters) != math.prod(shape):
+        raise ValueError(f"a text of shape {shape} has {len(characters)} signs")
     count = shape[0]
-    return np.array(["".join(signs[row::count]).rstrip() for row in range(count)], dtype=np.str_)
+    return np.array(["".join(characters[row::count]).rstrip() for row in range(count)], dtype=np.str_)
 
 
-def _cells(parts: list[tuple[int, memoryview]], shape: tuple[int, ...], order: str, depth: int) -> np.ndarray:
-    """Cells of one text each; else nothing."""
+def _read_cells(parts: list[tuple[int, memoryview]], shape: tuple[int, ...], order: str, depth: int) -> np.ndarray:
+    """Cells of one text each as an array of texts; an empty array of objects for any others."""
     if depth > DEEPEST:
         raise ValueError("cells lie too deep in one another")
     if len(parts) != math.prod(shape):
         raise ValueError(f"cells of shape {shape} are {len(parts)}")
-    held = [_matrix(data, order, depth + 1)[1] for kind, data in parts if kind == MATRIX]
-    if held and all(each.dtype.kind == "U" and each.size <= 1 for each in held):
-        return np.array(["".join(each.tolist()) for each in held])
+    values = [_read_array(data, order, depth + 1)[1] for kind, data in parts if kind == MATRIX]
+    if values and all(each.dtype.kind == "U" and each.size <= 1 for each in values):
+        return np.array(["".join(each.tolist()) for each in values])
     return np.empty(0, dtype=object)

@@ -1,5 +1,5 @@
-"""MedMNIST v2 (Yang et al. 2023, arXiv 2110.14795): the sets of pictures by name, the names of their classes, and where
-the files lie."""
+"""MedMNIST v2 (Yang et al. 2023, arXiv 2110.14795): the image data sets by name, the names of their classes, and the
+location of their files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ ORGANS = (
 
 @dataclass(frozen=True)
 class Medical:
-    """One of the sets: its classes in the order of their labels, channels, and how many images each part has."""
+    """A data set of MedMNIST: its classes in the order of their labels, channels, and the number of images in each
+    part."""
 
     classes: tuple[str, ...]
     channels: int
@@ -72,14 +73,14 @@ SETS: Mapping[str, Medical] = MappingProxyType({
 """Classes and counts of the published table (medmnist/info.py of version 3)."""
 MULTI_LABEL = "chestmnist"
 SIZES = (28, 64)
-"""Pixels a side that presets are for; larger files of the same names are read too."""
+"""Image sizes in pixels that have presets; larger files of the same names can be read, too."""
 PUBLISHED = "https://zenodo.org/records/10519652"
 FILE = re.compile(rf"({'|'.join((*SETS, MULTI_LABEL))})(?:_(64|128|224))?")
 NAMES = tuple(f"{name}{'' if size == 28 else f'_{size}'}" for name in (*SETS, MULTI_LABEL) for size in SIZES)
 
 
 def shape(name: str) -> tuple[int, int, int]:
-    """Channels, height and width of the images of a name, grey ones of 28 px with their border."""
+    """Channels, height and width of the images of a data set; grey images of 28 pixels include their border."""
     channels = SETS[name.removesuffix("_64")].channels
     if name.endswith("_64"):
         return channels, 64, 64
@@ -87,8 +88,8 @@ def shape(name: str) -> tuple[int, int, int]:
 
 
 def described(arrays: NamedArrays, stem: str) -> NamedArrays:
-    """The arrays with the published names of the classes, where the file is called as one of these sets and names none
-    itself."""
+    """The arrays with the published names of the classes, if the file is named like a data set of MedMNIST and has no
+    class names."""
     match = FILE.fullmatch(stem.lower())
     if match is None or "classes" in arrays.names:
         return arrays
@@ -97,7 +98,7 @@ def described(arrays: NamedArrays, stem: str) -> NamedArrays:
     classes = SETS[match[1]].classes
     labels = [np.asarray(arrays.read(key)) for key in ("train_labels", "test_labels") if key in arrays.names]
     if any(each.dtype.kind not in "ui" or int(each.max(initial=0)) >= len(classes) for each in labels):
-        return arrays  # something else under that name
+        return arrays  # another data set of that name
     return replace(arrays, classes=classes)
 
 
@@ -111,22 +112,22 @@ def multi_label(name: str) -> InputError:
 
 
 def file_of(name: str) -> Path:
-    """The published file of a set: `NAME.npz` in the folder that ASTDISTILL_DATA names, or in a folder NAME of it.
+    """The published file of a data set: `NAME.npz` in the folder that ASTDISTILL_DATA names, or in its subfolder NAME.
 
-    Raises InputError, saying where it is published, where it is not there.
+    Raises InputError with the address of the published file if it is missing.
     """
     if name.startswith(MULTI_LABEL):
         raise multi_label(name)
     root = os.environ.get("ASTDISTILL_DATA")
-    places = list[Path]()
+    candidates = list[Path]()
     if root:
         folder = Path(os.path.expanduser(root))
-        places = [folder / f"{name}.npz", folder / name / f"{name}.npz"]
-    file = next((place for place in places if place.is_file()), None)
+        candidates = [folder / f"{name}.npz", folder / name / f"{name}.npz"]
+    file = next((path for path in candidates if path.is_file()), None)
     if file is None:
-        looked = f" (there is no {places[0]})" if places else ""
+        hint = f" (there is no {candidates[0]})" if candidates else ""
         raise InputError(
-            f"{name} is read from its published file{looked}; download {name}.npz of MedMNIST ({PUBLISHED}) and give "
+            f"{name} is read from its published file{hint}; download {name}.npz of MedMNIST ({PUBLISHED}) and give "
             f"its path, --data {name}.npz, or let ASTDISTILL_DATA name the folder that holds it."
         )
     return file

@@ -1,5 +1,5 @@
-"""The map from [0, 1] images to what a network sees: none, standard (mean and deviation), or whitening (ZCA, or that of
-RaT-BPTT); fitted on exact sums, so that the map of uint8 images does not depend on the machine."""
+"""Preprocessing of images in [0, 1] for a network: none, standard (mean and deviation), or whitening (ZCA, or that of
+RaT-BPTT). Maps are fitted on exact sums, so that the map of uint8 images does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TENSORS: dict[str, tuple[str, ...]] = {
     "rat": ("mean", "eigenvalues", "eigenvectors"),
 }
 MIXING = {"zca": "ZCA", "rat": "RaT-BPTT's"}
-"""The kinds that tie each pixel to its whole image, by a D×D matrix, and whose whitening they are."""
+"""The kinds that mix all pixels of an image by a D×D matrix, with the name of the whitening."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class Preprocessing:
 
     `mean` and `std` are `[C]` for standard. For ZCA `mean` is `[D]`, and the covariance of the training images is kept
     as its eigenvalues `[D]` and eigenvectors `[D, D]` (columns), D = C·H·W: the one D×D matrix serves both directions.
-    RaT-BPTT's whitening (`fit_rat`) keeps those of its second moment, and in `mean` two numbers, the means over images
-    of their mean pixel and of the norm of what is left without it.
+    RaT-BPTT's whitening (`fit_rat`) stores the eigenvalues and eigenvectors of its second moment, and in `mean` two
+    numbers: the averages over images of the mean pixel and of the norm of the image minus its mean pixel.
     """
 
     kind: Kind
@@ -57,9 +57,9 @@ class Preprocessing:
     eps: float = 0.0
     """Added to the eigenvalues."""
     statistics: str = ""
-    """Names the exact statistics a ZCA was fitted on; see `hash`."""
+    """Identifies the exact statistics that the map was fitted on; see `hash`."""
     matrix: Tensor | None = None
-    """U (Λ + eps)^(−½) Uᵀ `[D, D]`, where `for_batches` has made it."""
+    """U (Λ + eps)^(−½) Uᵀ `[D, D]`, if `for_batches` has computed it."""
 
     @staticmethod
     def none(shape: tuple[int, int, int]) -> Preprocessing:
@@ -94,20 +94,19 @@ class Preprocessing:
         return Preprocessing("standard", shape, mean=mean, std=std)
 
     def apply(self, images01: Images) -> Images:
-        """The images as a network sees them, same shape, device and dtype; a new tensor unless the kind is none.
+        """The preprocessed images, same shape, device and dtype; a new tensor unless the kind is none.
 
         Args:
             images01: `[N, C, H, W]`, floats in [0, 1].
 
         Raises:
-            InputError: It names the factor that helps, for images that are not floats in [0, 1] (a hundredth more is
-                let pass).
+            InputError: The images are not floats in [0, 1] (0.01 beyond is allowed); the message names the conversion.
         """
         check_unit(images01)
         return self.map_batch(images01)
 
     def map_batch(self, images01: Images) -> Images:
-        """What `apply` gives, without looking at the range: for batches of images that are known to be in [0, 1].
+        """The same as `apply` without checking the range: for batches of images that are known to be in [0, 1].
 
         Args:
             images01: `[N, C, H, W]`, floats in [0, 1].
@@ -115,40 +114,44 @@ class Preprocessing:
         return self._map(images01, forward=True)
 
     def invert(self, images: Images) -> Images:
-        """The images in units of [0, 1] again, not clipped: `invert(apply(x))` is x up to rounding, and for RaT-BPTT's
-        whitening, which forgets them, up to brightness and contrast: those are of the mean training image.
+        """The inverse of `apply`: images in units of [0, 1], not clipped.
+
+        `invert(apply(x))` is x up to rounding. RaT-BPTT's whitening loses brightness and contrast; its inverse has
+        those of the mean training image.
 
         Args:
-            images: `[N, C, H, W]`, as a network sees them.
+            images: `[N, C, H, W]`, preprocessed.
         """
         return self._map(images, forward=False)
 
     @torch.no_grad()
     def clip_(self, images: Images) -> None:
-        """Cut pixels to [0, 1] in place, of images as a network sees them.
+        """Clip the pixels of preprocessed images to [0, 1], in place.
 
-        Of single pixels the others stay to the bit; whitening is undone for it and done again.
+        Without whitening, pixels within the range keep their exact bits; whitened images are inverted, clipped and
+        whitened again.
 
         Args:
-            images: `[N, C, H, W]`, as a network sees them.
+            images: `[N, C, H, W]`, preprocessed.
         """
         if self.mixes:
-            images.copy_(self._whitened(self.invert(images).clamp(0, 1), True, self._as_shown))
+            images.copy_(self._apply_matrix(self.invert(images).clamp(0, 1), True, self._remove_level))
             return
-        ends = torch.tensor([0.0, 1.0], device=images.device, dtype=images.dtype).view(2, 1, 1, 1)
-        ends = ends.expand(2, images.shape[1], 1, 1)
+        bounds = torch.tensor([0.0, 1.0], device=images.device, dtype=images.dtype).view(2, 1, 1, 1)
+        bounds = bounds.expand(2, images.shape[1], 1, 1)
         if self.kind == "standard":
-            ends = self._standard(ends, forward=True)
-        low, high = ends
+            bounds = self._map_standard(bounds, forward=True)
+        low, high = bounds
         torch.maximum(torch.minimum(images, high), low, out=images)
 
     def for_batches(self) -> Preprocessing:
-        """The same map with what every batch needs made once: ZCA's whole matrix, which `apply` then multiplies by."""
+        """The same map with the whitening matrix computed once, for `apply` to multiply each batch by."""
         if not self.mixes or self.matrix is not None:
             return self
         assert self.eigenvectors is not None
         return replace(
-            self, matrix=(self.eigenvectors * self._scale(self.eigenvectors, forward=True)) @ self.eigenvectors.T
+            self,
+            matrix=(self.eigenvectors * self._component_scales(self.eigenvectors, forward=True)) @ self.eigenvectors.T,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -166,8 +169,8 @@ class Preprocessing:
         return self.kind in MIXING
 
     def compact(self) -> Preprocessing:
-        """The same map, known by its `hash`, without ZCA's D×D matrix (38 MB at 32 px): it can be fitted again on the
-        same data."""
+        """The same map, identified by its `hash`, without ZCA's D×D matrix (38 MB at 32 px): it can be fitted again on
+        the same data."""
         return replace(self, eigenvectors=None, matrix=None) if self.mixes else self
 
     def describe(self) -> dict[str, Any]:
@@ -176,11 +179,11 @@ class Preprocessing:
 
     @staticmethod
     def restore(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
-        """The preprocessing that a file describes. Raises InputError when a piece is absent.
+        """The preprocessing stored in a file. Raises InputError if a part is missing.
 
         Args:
-            description: What `describe` gave.
-            tensors: What `tensors` gave; others are passed over.
+            description: The result of `describe`.
+            tensors: The result of `tensors`; other names are ignored.
         """
         kind = description.get("kind")
         if kind not in TENSORS or not {"shape", "eps", "statistics"} <= set(description):
@@ -200,9 +203,9 @@ class Preprocessing:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that are the same wherever the map was fitted, exactly if it is the same map.
+        """Twelve hexadecimal digits, equal on all machines exactly if the map is the same.
 
-        For ZCA it covers the covariance, which is a sum of integers and has the same bits on every machine, and not its
+        For ZCA it covers the covariance, which is a sum of integers and has the same bits on every machine, not its
         eigenvectors, whose last bits change with the linear-algebra library and its number of threads; for RaT-BPTT's
         whitening the bytes of the training images.
         """
@@ -220,7 +223,7 @@ class Preprocessing:
 
     def _map(self, images: Images, forward: bool) -> Images:
         fits = images.ndim == 4 and all(
-            want in (0, got) for want, got in zip(self.shape, images.shape[1:], strict=True)
+            expected in (0, length) for expected, length in zip(self.shape, images.shape[1:], strict=True)
         )
         if not fits:
             raise InputError(
@@ -236,86 +239,87 @@ class Preprocessing:
         if self.kind == "none":
             return images
         if self.kind == "standard":
-            return self._standard(images, forward)
+            return self._map_standard(images, forward)
         if forward:
-            return self._whitened(images, True, self._centred)
-        return self._whitened(images, False, lambda block: block)
+            return self._apply_matrix(images, True, self._centre)
+        return self._apply_matrix(images, False, lambda block: block)
 
-    def _standard(self, images: Images, forward: bool) -> Images:
-        mean, std = (_like(tensor, images).view(1, -1, 1, 1) for tensor in (self.mean, self.std))
+    def _map_standard(self, images: Images, forward: bool) -> Images:
+        mean, std = (_cast_like(tensor, images).view(1, -1, 1, 1) for tensor in (self.mean, self.std))
         return (images - mean) / std if forward else images * std + mean
 
-    def _centred(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """Flattened images before the matrix: less the mean image, or each less its own mean and over its norm."""
+    def _centre(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Flattened images as multiplied by the matrix: minus the mean image (ZCA), or each minus its own mean pixel
+        and divided by its norm (RaT-BPTT)."""
         if self.kind == "zca":
-            return block - _like(self.mean, block)
+            return block - _cast_like(self.mean, block)
         block = block - block.mean(dim=1, keepdim=True)
         return block / block.norm(dim=1, keepdim=True).clamp_min(DARK)
 
-    def _as_shown(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """The inverse of what `invert` does behind the matrix."""
+    def _remove_level(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """The inverse of `_restore_level`."""
         if self.kind == "zca":
-            return self._centred(block)
-        mean, norm = _like(self.mean, block)
+            return self._centre(block)
+        mean, norm = _cast_like(self.mean, block)
         return (block - mean) / norm
 
-    def _shown(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """Flattened images behind the inverse of the matrix: with the mean image, or in the contrast and brightness of
-        the mean training image."""
+    def _restore_level(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Flattened images after the inverse of the matrix: plus the mean image (ZCA), or with the contrast and
+        brightness of the mean training image (RaT-BPTT)."""
         if self.kind == "zca":
-            return block + _like(self.mean, block)
-        mean, norm = _like(self.mean, block)
+            return block + _cast_like(self.mean, block)
+        mean, norm = _cast_like(self.mean, block)
         return block * norm + mean
 
-    def _whitened(self, images: Images, forward: bool, before: Callable[[Tensor], Tensor]) -> Images:
-        """All images through the matrix or its inverse, in blocks."""
-        vectors, scale = _like(self.eigenvectors, images), self._scale(images, forward)
+    def _apply_matrix(self, images: Images, forward: bool, prepare: Callable[[Tensor], Tensor]) -> Images:
+        """Multiply all images by the matrix or its inverse, in blocks; `prepare` maps each flattened block first."""
+        vectors, scale = _cast_like(self.eigenvectors, images), self._component_scales(images, forward)
         matrix = self.matrix.to(images.device, images.dtype) if forward and self.matrix is not None else None
         if matrix is None and len(images) >= len(vectors):
-            matrix = (vectors * scale) @ vectors.T  # one product for many images, two slim ones for few
+            matrix = (vectors * scale) @ vectors.T  # one product for many images, two thin ones for few
         out = torch.empty_like(images, memory_format=torch.contiguous_format)
         for start in range(0, len(images), BLOCK):
-            block = before(images[start : start + BLOCK].flatten(1))
+            block = prepare(images[start : start + BLOCK].flatten(1))
             block = ((block @ vectors) * scale) @ vectors.T if matrix is None else block @ matrix
-            out[start : start + BLOCK] = (block if forward else self._shown(block)).view(-1, *self.shape)
+            out[start : start + BLOCK] = (block if forward else self._restore_level(block)).view(-1, *self.shape)
         return out
 
-    def _scale(self, images: Tensor, forward: bool) -> Tensor:
-        """What each principal component is multiplied by."""
-        values = _like(self.eigenvalues, images).clamp(min=0)
-        added = self.eps * {"zca": 1.0, "rat": values.mean()}[self.kind]
-        scale = (values + added).sqrt()
+    def _component_scales(self, images: Tensor, forward: bool) -> Tensor:
+        """The factor of each principal component."""
+        values = _cast_like(self.eigenvalues, images).clamp(min=0)
+        regulariser = self.eps * {"zca": 1.0, "rat": values.mean()}[self.kind]
+        scale = (values + regulariser).sqrt()
         return 1 / scale if forward else scale
 
 
-BEYOND = 0.01
-"""So far outside [0, 1] pictures may reach: resizing with a sharp filter overshoots."""
+TOLERANCE = 0.01
+"""How far outside [0, 1] pixels may lie: resizing with a sharp filter overshoots."""
 
 
 def check_unit(images01: Tensor) -> None:
-    """Raise InputError unless the images are floats in [0, 1], saying what would bring them there."""
+    """Raise InputError unless the images are floats in [0, 1]; the message names the conversion."""
     if not images01.numel():
         return
     values = images01.detach()
     if not values.is_floating_point():
-        values = values.float()  # flags have no extremes
-    low, high = (float(end) for end in values.aminmax())
-    if images01.is_floating_point() and low >= -BEYOND and high <= 1 + BEYOND:
+        values = values.float()  # aminmax does not support bool
+    low, high = (float(bound) for bound in values.aminmax())
+    if images01.is_floating_point() and low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return
-    given = f"The images reach from {low:g} to {high:g}"
+    description = f"The images reach from {low:g} to {high:g}"
     if not images01.is_floating_point():
-        given = f"The images are {images01.dtype} from {low:g} to {high:g}"
+        description = f"The images are {images01.dtype} from {low:g} to {high:g}"
     remedy = unit_formula(low, high) or "undo their normalisation first"
-    raise InputError(f"{given}; give floats in [0, 1], not whitened: {remedy}.")
+    raise InputError(f"{description}; give floats in [0, 1], not whitened: {remedy}.")
 
 
 def unit_formula(low: float, high: float) -> str:
-    """What brings `images` of that range into [0, 1]; empty where it cannot be told."""
+    """The expression that maps `images` of this range to [0, 1]; empty if it cannot be inferred."""
     if low >= 0 and high <= 255:
         return "images / 255"
     if low >= 0 and high <= 65535:
         return "images / 65535"
-    if low >= -1 - BEYOND and high <= 1 + BEYOND:
+    if low >= -1 - TOLERANCE and high <= 1 + TOLERANCE:
         return "(images + 1) / 2"
     return ""
 
@@ -336,19 +340,19 @@ def triple(shape: Any) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _like(tensor: Tensor | None, images: Tensor) -> Tensor:
-    assert tensor is not None  # TENSORS names what each kind holds; restore and the constructors fill it
+def _cast_like(tensor: Tensor | None, images: Tensor) -> Tensor:
+    assert tensor is not None  # TENSORS lists what each kind holds; restore and the constructors set it
     return tensor.to(images.device, images.dtype)
 
 
 DARK = 1e-12
-"""What the norm of an image counts as at least: one of a single shade becomes 0."""
+"""Lower bound of the norm of an image, so that an image of a single shade becomes 0."""
 LARGEST_ZCA = 64 * 64 * 3
 """Above this many values per image the D×D matrix passes 1.2 GB and its eigenvectors take hours."""
 TOLD = 32 * 32 * 3
-"""From so many values per image on, the cost is said before it is spent."""
+"""From this many values per image on, the estimated cost is printed before fitting."""
 TRIED = 512
-"""The side of the matrix that is timed: half a second for the trial at most."""
+"""Side of the matrix that is timed; the trial takes at most half a second."""
 
 
 @dataclass(frozen=True)
@@ -364,11 +368,11 @@ def fit_zca(images01: Rows, eps: float = 0.1) -> Preprocessing:
     `ZCAWhitening(eps=0.1)`.
 
     x ↦ U (Λ + eps)^(−½) Uᵀ (x − μ) with U Λ Uᵀ the covariance over N − 1. The images are read in blocks. From 3,072
-    values per image on, a line says first what it will take. Raises InputError for fewer than two images, and above 64
+    values per image on, the estimated cost is printed first. Raises InputError for fewer than two images, and above 64
     px in colour, where the matrix no longer fits.
     """
     count, shape = images01.shape[0], triple(images01.shape[1:])
-    _tell_cost(count, shape, "ZCA")
+    _print_cost(count, shape, "ZCA")
     moments = covariance(images01)
     values, vectors = torch.linalg.eigh(moments.covariance)
     return Preprocessing(
@@ -386,18 +390,18 @@ def fit_rat(images01: Rows, statistics: str = "", eps: float = 0.1) -> Preproces
     """RaT-BPTT's whitening, fitted on the images, `[N, C, H, W]` uint8, or float in [0, 1] (arXiv 2311.07025, its
     released code).
 
-    Each image x becomes y = (x − x̄)/‖x − x̄‖ with x̄ the mean of all its pixels, and then V (E + eps · mean E)^(−½) Vᵀ y,
-    V E Vᵀ = Σ y yᵀ / N. The norm of an image is lost, so that `invert` gives all the same contrast. Raises InputError
-    as `fit_zca` does.
+    Each image x becomes y = (x − x̄)/‖x − x̄‖ with x̄ the mean of all its pixels, and then V (E + eps · mean E)^(−½) Vᵀ
+    y, V E Vᵀ = Σ y yᵀ / N. The norm of an image is lost, so that `invert` gives all images the same contrast. Raises
+    InputError as `fit_zca` does.
 
     Args:
         images01: The training images.
-        statistics: A digest of them, which tells such maps apart. Empty: it is taken here.
-        eps: The share of the mean eigenvalue that is added to all.
+        statistics: A digest of the images, which distinguishes such maps. Empty: computed here.
+        eps: The share of the mean eigenvalue that is added to all eigenvalues.
     """
     count, shape = images01.shape[0], triple(images01.shape[1:])
-    _tell_cost(count, shape, MIXING["rat"])
-    size, unit = math.prod(shape), _unit(images01)
+    _print_cost(count, shape, MIXING["rat"])
+    size, unit = math.prod(shape), _full_scale(images01)
     products, totals = torch.zeros(size, size, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     for block in _float64_blocks(images01):
         rows = block.flatten(1) / unit
@@ -419,9 +423,9 @@ def fit_rat(images01: Rows, statistics: str = "", eps: float = 0.1) -> Preproces
     )
 
 
-def _tell_cost(count: int, shape: tuple[int, int, int], name: str) -> None:
-    """Say what the fit of a D×D matrix will take, where it takes long. Raises InputError where there are too few images
-    or too many pixels."""
+def _print_cost(count: int, shape: tuple[int, int, int], name: str) -> None:
+    """Print the estimated cost of fitting a large D×D matrix. Raises InputError for too few images or too many
+    pixels."""
     size = math.prod(shape)
     if count < 2:
         raise InputError(
@@ -443,43 +447,42 @@ def _tell_cost(count: int, shape: tuple[int, int, int], name: str) -> None:
 
 
 def zca_cost(count: int, size: int) -> Cost:
-    """What `fit_zca` takes for `count` uint8 images of `size` values, from the same operations on a matrix of 512×512,
-    timed just now.
+    """The estimated cost of `fit_zca` for `count` uint8 images of `size` values, from timing the same operations on a
+    512×512 matrix.
 
     Products grow with D², the eigenvectors with D³. Memory: the covariance, the copy that becomes its eigenvectors and
-    LAPACK's workspace of two more (syevd) in float64, with what else is alive then: 5.25 D² of them were seen at D =
-    2,028, and 5.5 are counted.
+    LAPACK's workspace of two more (syevd) in float64, and the other live tensors: 5.25 D² values were measured at D =
+    2,028; 5.5 D² are assumed.
     """
-    tried = min(size, TRIED)
-    block = torch.linspace(-1, 1, EXACT_ROWS * tried).square().sin().view(EXACT_ROWS, tried)
-    products = torch.eye(tried, dtype=torch.float64)
+    side = min(size, TRIED)
+    block = torch.linspace(-1, 1, EXACT_ROWS * side).square().sin().view(EXACT_ROWS, side)
+    products = torch.eye(side, dtype=torch.float64)
 
     def multiply() -> object:
         return products.add_(block.T @ block)
 
-    growth = size / tried
-    multiplied, solved = _timed(multiply), _timed(lambda: torch.linalg.eigh(products))
-    seconds = math.ceil(count / EXACT_ROWS) * multiplied * growth**2 + solved * growth**3
+    growth = size / side
+    multiply_seconds, eigh_seconds = _measure_seconds(multiply), _measure_seconds(lambda: torch.linalg.eigh(products))
+    seconds = math.ceil(count / EXACT_ROWS) * multiply_seconds * growth**2 + eigh_seconds * growth**3
     return Cost(seconds, 44 * size**2 + 4 * min(count, EXACT_ROWS) * size)
 
 
-def _timed(operation: Callable[[], object]) -> float:
-    """Seconds for which this thread computed in the faster of two runs after a warm-up: what it takes beside no other
-    work."""
-    taken = []
+def _measure_seconds(operation: Callable[[], object]) -> float:
+    """CPU seconds of this thread in the faster of two runs after a warm-up: the duration without other load."""
+    durations = []
     for _ in range(3):
-        began = time.thread_time()
+        start = time.thread_time()
         operation()
-        taken.append(time.thread_time() - began)
-    return min(taken[1:])
+        durations.append(time.thread_time() - start)
+    return min(durations[1:])
 
 
 MIDDLE = 128
 EXACT_ROWS = 1024
-"""128² × 1024 = 2²⁴: a float32 product of so many rows of uint8 − 128 is exact in whatever order it is summed."""
+"""128² × 1024 = 2²⁴: a float32 product of this many rows of uint8 − 128 is exact in any order of summation."""
 SUMMED = 1 << 22
-"""Values that are summed at once: 1,024 images at 32 px, fewer of larger ones. Sums of bytes are exact whatever the
-blocks."""
+"""Values that are summed at once: 1,024 images at 32 px, fewer of larger ones. Sums of bytes are exact for any block
+size."""
 
 
 @dataclass(frozen=True)
@@ -508,7 +511,7 @@ def channel_moments(images: Rows) -> ChannelMoments:
         total += block.sum(dim=(0, 2, 3))
         squares += block.square().sum(dim=(0, 2, 3))
     count = math.prod(images.shape) / channels
-    unit = _unit(images)
+    unit = _full_scale(images)
     mean = total / count
     variance = (squares / count - mean.square()).clamp(min=0)
     return ChannelMoments(mean / unit, variance.sqrt() / unit)
@@ -517,12 +520,12 @@ def channel_moments(images: Rows) -> ChannelMoments:
 def covariance(images: Rows) -> Covariance:
     """Mean and covariance of the flattened images; memory: a few D×D matrices and one block, never N×D in float.
 
-    uint8 pixels are moved by 128 towards 0 first, which changes no covariance and lets four times as many rows be
-    summed exactly.
+    128 is subtracted from uint8 pixels first, which does not change the covariance and allows four times as many rows
+    to be summed exactly.
     """
-    count, size, unit = images.shape[0], math.prod(images.shape[1:]), _unit(images)
-    whole = images.dtype == torch.uint8
-    middle = MIDDLE if whole else 0
+    count, size, unit = images.shape[0], math.prod(images.shape[1:]), _full_scale(images)
+    is_bytes = images.dtype == torch.uint8
+    offset = MIDDLE if is_bytes else 0
     total = torch.zeros(size, dtype=torch.float64)
     products = torch.zeros(size, size, dtype=torch.float64)
     for start in range(0, count, EXACT_ROWS):
@@ -531,8 +534,8 @@ def covariance(images: Rows) -> Covariance:
             .detach()
             .to("cpu")
             .flatten(1)
-            .to(torch.float32 if whole else torch.float64)
-            - middle
+            .to(torch.float32 if is_bytes else torch.float64)
+            - offset
         )
         total += block.sum(dim=0, dtype=torch.float64)
         products += block.T @ block
@@ -540,7 +543,7 @@ def covariance(images: Rows) -> Covariance:
     for rows in range(0, size, EXACT_ROWS):  # in place: another D×D matrix would be the largest thing in memory
         products[rows : rows + EXACT_ROWS].sub_(torch.outer(total[rows : rows + EXACT_ROWS], mean))
     products.div_((count - 1) * unit**2)
-    mean = (mean + middle) / unit
+    mean = (mean + offset) / unit
     return Covariance(
         mean, products, hashlib.sha256((tensor_digest(mean) + tensor_digest(products)).encode()).hexdigest()[:12]
     )
@@ -552,6 +555,6 @@ def _float64_blocks(images: Rows) -> Iterator[Float[Tensor, "B C H W"]]:
         yield images[start : start + rows].detach().to("cpu", torch.float64)
 
 
-def _unit(images: Rows) -> float:
-    """The value that stands for 1: uint8 pixels count to 255."""
+def _full_scale(images: Rows) -> float:
+    """The pixel value that represents 1: 255 for uint8."""
     return 255.0 if images.dtype == torch.uint8 else 1.0

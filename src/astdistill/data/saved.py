@@ -13,7 +13,7 @@ from ..runtime.text import in_one_line
 from .digests import FileSet
 
 MARKS = ("state.json", "dataset_info.json")
-"""Files that a saved set has, and each split of a saved dictionary of sets."""
+"""Files of a saved data set, and of each split of a saved dictionary of data sets."""
 DICTIONARY = "dataset_dict.json"
 
 
@@ -23,38 +23,38 @@ def is_saved(folder: Path) -> bool:
 
 
 def saved_files(folder: Path) -> FileSet:
-    """The files that decide what is read."""
+    """The files that determine what is read."""
     return FileSet(sorted(path for path in folder.rglob("*") if path.suffix in (".arrow", ".json")), folder)
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """The files in the folder by their true paths: those that its tables may name as pictures."""
+    """The files below the folder by real path: those that its tables may reference as pictures."""
     root = os.path.realpath(folder)
     files = {os.path.realpath(path): path for path in folder.rglob("*") if path.is_file()}
     return {real: path for real, path in files.items() if real.startswith(root + os.sep)}
 
 
 def _check_names(folder: Path) -> None:
-    """Raise InputError where the folder names files outside itself, which `datasets` would read without a word, or what
-    is no regular file."""
+    """Raise InputError if the folder references files outside itself, which `datasets` would read silently, or has a
+    file that is not regular."""
     for file in saved_files(folder).files:
         check_regular(file)
         if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
-            raise _outside(folder, file.relative_to(folder))
+            raise _outside_error(folder, file.relative_to(folder))
     names = list[Any]()
     for file in (folder / DICTIONARY, *folder.rglob(MARKS[0])):
         if not file.is_file():
             continue
-        told = read_json(file)
+        content = read_json(file)
         with reading(file, "the files of a saved set", "save it again with datasets.save_to_disk"):
-            names += [*told.get("splits", []), *(each["filename"] for each in told.get("_data_files", []))]
+            names += [*content.get("splits", []), *(each["filename"] for each in content.get("_data_files", []))]
     for name in names:
         path = PurePath(str(name))
         if path.is_absolute() or ".." in path.parts:
-            raise _outside(folder, name)
+            raise _outside_error(folder, name)
 
 
-def _outside(folder: Path, name: object) -> InputError:
+def _outside_error(folder: Path, name: object) -> InputError:
     return InputError(
         f"{folder} names the file {str(name)!r}, which lies outside it; a saved set reads only files of its own "
         "folder. Save it again with datasets.save_to_disk."
@@ -62,16 +62,16 @@ def _outside(folder: Path, name: object) -> InputError:
 
 
 def from_saved(folder: Path) -> Mapping[str, Any]:
-    """The splits of a saved folder, mapped from its files. Raises InputError where one is absent or broken: pyarrow
-    trusts the places that a file gives, and would end the process on wrong ones."""
+    """The splits of a saved folder, memory-mapped from its files. Raises InputError if one is missing or broken. Tables
+    are validated, because pyarrow trusts the offsets in a file and would crash the process on wrong ones."""
     import datasets
 
     _check_names(folder)
     try:
-        held = datasets.load_from_disk(str(folder))
-        splits: dict[str, Any] = {"train": held}
-        if isinstance(held, datasets.DatasetDict):
-            splits = {str(name): split for name, split in held.items()}
+        loaded = datasets.load_from_disk(str(folder))
+        splits: dict[str, Any] = {"train": loaded}
+        if isinstance(loaded, datasets.DatasetDict):
+            splits = {str(name): split for name, split in loaded.items()}
         for split in splits.values():
             split.data.table.validate(full=True)
     except Exception as error:  # datasets and pyarrow raise a dozen unrelated types

@@ -1,4 +1,4 @@
-"""Which images are kept: classes, the first so many of each, stratified parts held out, and a few that stand for a
+"""Selection of images: by class, the first images of each class, stratified held-out parts, and representatives of a
 class."""
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 Rows = Int[Tensor, " rows"]
 """Indices of some images."""
 NUMBER = re.compile(r"-?\d+")
-"""A class by its number; one below 0 is none."""
+"""A class given as a number; negative numbers match too, and are rejected as out of range."""
 
 
 @dataclass(frozen=True)
 class ClassChoice:
-    """Keep the classes all named or all numbered in `classes`, in that order, or the `first` so many; all of them if
-    both are None."""
+    """The classes to keep: those in `classes` (all names or all numbers), in that order, or the first `first` ones; all
+    of them if both are None."""
 
     classes: tuple[str, ...] | None = None
     first: int | None = None
@@ -42,7 +42,7 @@ class ClassChoice:
 
 @dataclass(frozen=True)
 class SelectedRows:
-    """The rows that stay, ascending, and their labels in the new numbering."""
+    """The selected rows, ascending, and their labels in the new numbering."""
 
     rows: Rows
     labels: Int[Tensor, " rows"]
@@ -50,7 +50,7 @@ class SelectedRows:
 
 @dataclass(frozen=True)
 class Division:
-    """Two disjoint sets of rows, each ascending, that together are all of them."""
+    """Two disjoint sets of rows, each ascending, that together are all rows."""
 
     stay: Int[Tensor, " stay"]
     held_out: Int[Tensor, " out"]
@@ -73,39 +73,40 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
         return list(range(choice.first))
     if choice.classes is None:
         return list(range(len(names)))
-    kept = _labels(names, choice.classes)
-    twice = next((names[label] for label, count in Counter(kept).items() if count > 1), None)
-    if twice is not None:
-        raise InputError(f"Class '{twice}' is asked for twice in --data.classes; name every class once.")
-    if len(kept) < 2:
+    labels = _find_labels(names, choice.classes)
+    duplicate = next((names[label] for label, count in Counter(labels).items() if count > 1), None)
+    if duplicate is not None:
+        raise InputError(f"Class '{duplicate}' is asked for twice in --data.classes; name every class once.")
+    if len(labels) < 2:
         named = " ".join(choice.classes) or "no class"
         raise InputError(
             f"--data.classes names {named}; name two or more classes, for example --data.classes {' '.join(names[:2])}."
         )
-    return kept
+    return labels
 
 
 def renumbered(labels: Labels, kept: Sequence[int]) -> SelectedRows:
-    """The rows whose label is in `kept`, relabelled by its place there. A missing label, −1, is in none."""
+    """The rows whose label is in `kept`, relabelled by its index in `kept`. Rows without a label (−1) are dropped."""
     largest = max([*kept, int(labels.max()) if len(labels) else 0])
-    place = torch.full((largest + 1,), -1, dtype=torch.int64)
-    place[list(kept)] = torch.arange(len(kept))
-    new = torch.where(labels < 0, -1, place[labels.clamp(min=0)])  # an index below 0 would count from the end
-    rows = (new >= 0).nonzero().squeeze(1)
-    return SelectedRows(rows, new[rows])
+    new_label = torch.full((largest + 1,), -1, dtype=torch.int64)
+    new_label[list(kept)] = torch.arange(len(kept))
+    # An index below 0 would count from the end.
+    relabelled = torch.where(labels < 0, -1, new_label[labels.clamp(min=0)])
+    rows = (relabelled >= 0).nonzero().squeeze(1)
+    return SelectedRows(rows, relabelled[rows])
 
 
 def with_classes(raw: RawData, choice: ClassChoice) -> RawData:
     """The set with only the chosen classes."""
-    kept, summary = kept_labels(raw.classes, choice), raw.summary + Summary(guessed=by_number(raw.classes, choice))
+    labels, summary = kept_labels(raw.classes, choice), raw.summary + Summary(guessed=by_number(raw.classes, choice))
 
-    def part(whole: Split) -> Split:
-        chosen = renumbered(whole.labels, kept)
-        return Split(rows_of(whole, chosen.rows).images, chosen.labels)
+    def select(split: Split) -> Split:
+        chosen = renumbered(split.labels, labels)
+        return Split(rows_of(split, chosen.rows).images, chosen.labels)
 
-    test = None if raw.test is None else part(raw.test)
-    classes = tuple(raw.classes[label] for label in kept)
-    return replace(raw, classes=classes, train=part(raw.train), test=test, summary=summary)
+    test = None if raw.test is None else select(raw.test)
+    classes = tuple(raw.classes[label] for label in labels)
+    return replace(raw, classes=classes, train=select(raw.train), test=test, summary=summary)
 
 
 def first_of_each(labels: Labels, classes: int, per_class: int | None) -> Rows:
@@ -117,52 +118,52 @@ def first_of_each(labels: Labels, classes: int, per_class: int | None) -> Rows:
 
 
 def stratified(labels: Labels, classes: int, count: int, seed: int, purpose: str) -> Division:
-    """`count` rows drawn at random so that every class gives its share to within one image.
+    """Hold out `count` rows drawn at random, of each class its share to within one image.
 
-    Largest remainders get the odd images, the earlier class at a tie.
+    The odd images come from the classes with the largest remainders, at a tie from the earlier class.
     """
     sizes = torch.bincount(labels, minlength=classes)
     exact = [size * count / max(1, len(labels)) for size in sizes.tolist()]
-    take = [int(share) for share in exact]
-    by_remainder = sorted(range(classes), key=lambda label: (take[label] - exact[label], label))
-    for label in by_remainder[: count - sum(take)]:
-        take[label] += 1
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label, number in enumerate(take):
+    counts = [int(share) for share in exact]
+    by_remainder = sorted(range(classes), key=lambda label: (counts[label] - exact[label], label))
+    for label in by_remainder[: count - sum(counts)]:
+        counts[label] += 1
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    for label, number in enumerate(counts):
         rows = (labels == label).nonzero().squeeze(1)
-        held[rows[torch.randperm(len(rows), generator=rng(seed, purpose, label))[:number]]] = True
-    return Division((~held).nonzero().squeeze(1), held.nonzero().squeeze(1))
+        mask[rows[torch.randperm(len(rows), generator=rng(seed, purpose, label))[:number]]] = True
+    return Division((~mask).nonzero().squeeze(1), mask.nonzero().squeeze(1))
 
 
-def _labels(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """The labels of all that are wanted: by name where all are names, else by number."""
-    strange = [each for each in wanted if each not in names]
-    if not strange:
-        return [list(names).index(each) for each in wanted]
-    for each in strange:
+def _find_labels(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """The labels of `classes`: by name if all of them are names, else by number."""
+    others = [each for each in classes if each not in names]
+    if not others:
+        return [list(names).index(each) for each in classes]
+    for each in others:
         if not NUMBER.fullmatch(each):
             raise unknown("class", each, names)
-    called = [each for each in wanted if not NUMBER.fullmatch(each)]
-    if called:
+    named = [each for each in classes if not NUMBER.fullmatch(each)]
+    if named:
         raise InputError(
-            f"--data.classes mixes names ({called[0]}) and numbers ({strange[0]}); give all of them by name, or all by "
+            f"--data.classes mixes names ({named[0]}) and numbers ({others[0]}); give all of them by name, or all by "
             f"number, 0..{len(names) - 1}."
         )
-    outside = [each for each in wanted if not 0 <= int(each) < len(names)]
-    if outside:
-        raise InputError(f"There is no class number {outside[0]}; the classes are numbered 0..{len(names) - 1}.")
-    return [int(each) for each in wanted]
+    out_of_range = [each for each in classes if not 0 <= int(each) < len(names)]
+    if out_of_range:
+        raise InputError(f"There is no class number {out_of_range[0]}; the classes are numbered 0..{len(names) - 1}.")
+    return [int(each) for each in classes]
 
 
 def by_number(names: Sequence[str], choice: ClassChoice) -> tuple[str, ...]:
-    """A note where classes are chosen by numbers, of which some are also names."""
-    wanted = choice.classes or ()
-    both = [each for each in wanted if each in names]
-    if not both or len(both) == len(wanted):
+    """A note if classes are chosen by number and some of the numbers are also names; else empty."""
+    typed = choice.classes or ()
+    named = [each for each in typed if each in names]
+    if not named or len(named) == len(typed):
         return ()
-    meant = " ".join(names[label] for label in _labels(names, wanted))
+    text = " ".join(names[label] for label in _find_labels(names, typed))
     return (
-        f"--data.classes {' '.join(wanted)} by number, although '{both[0]}' is a name too: classes {meant} (otherwise: "
+        f"--data.classes {' '.join(typed)} by number, although '{named[0]}' is a name too: classes {text} (otherwise: "
         "give names alone)",
     )
 
@@ -176,7 +177,7 @@ class Clustering:
 
 
 def representatives(features: Float[Tensor, "N D"], count: int, seed: int) -> Int[Tensor, " count"]:
-    """The indices `[count]` int64 of the images that represent all N: those of `clustered`."""
+    """The indices `[count]` int64 of the images that represent all N, from `clustered`."""
     return clustered(features, count, seed).nearest
 
 
@@ -197,7 +198,7 @@ def clustered(features: Float[Tensor, "N D"], count: int, seed: int) -> Clusteri
         raise InputError(
             "Representatives were asked for features that are not finite; check the expert that made them."
         )
-    centres, clusters = _clusters(points, count, seed)
+    centres, clusters = _fit_clusters(points, count, seed)
     distances = np.stack([np.square(points - centre).sum(axis=1) for centre in centres])
     free = np.ones(len(points), dtype=bool)
     chosen = np.full(count, -1)
@@ -211,20 +212,20 @@ def clustered(features: Float[Tensor, "N D"], count: int, seed: int) -> Clusteri
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """One thread for the libraries that scikit-learn's clusterings compute with: parallel sums would change the last
-    bits."""
-    return _libraries().limit(limits=1)
+    """Limit the libraries that scikit-learn's clusterings compute with to one thread: parallel sums would change the
+    last bits."""
+    return _thread_controller().limit(limits=1)
 
 
-@cache  # looking for them takes longer than a small clustering
-def _libraries() -> ThreadpoolController:
-    import sklearn.cluster  # noqa: F401  (with all that it loads)
+@cache  # finding the libraries takes longer than a small clustering
+def _thread_controller() -> ThreadpoolController:
+    import sklearn.cluster  # noqa: F401  (loads the libraries)
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
 
-def _clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _fit_clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Centres `[count, D]` and the cluster of every point `[N]`, on one thread: parallel sums would change the last
     bits."""
     from sklearn.cluster import KMeans
@@ -232,9 +233,7 @@ def _clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np
 
     state = derive(seed, "representatives") & 0xFFFFFFFF
     with warnings.catch_warnings(), one_thread():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # fewer distinct points than clusters is answered by the caller
-        means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
-        fitted = means(n_clusters=count, n_init=4, random_state=state).fit(points)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the caller handles fewer distinct points than clusters
+        k_means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
+        fitted = k_means(n_clusters=count, n_init=4, random_state=state).fit(points)
     return fitted.cluster_centers_, fitted.labels_

@@ -1,4 +1,4 @@
-"""From the name of a source to its raw images."""
+"""Reads the raw images of a data source, given its name."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ RESIZED: dict[Resize, str] = {
     "squash": "squashed, not antialiased",
 }
 UNPADDED, PADDED = (1, 28, 28), 32
-"""Channels, height and width that get a border, and the side they get, as in all published trajectory matching."""
+"""The image shape that is padded and the side it is padded to, as in all published trajectory matching."""
 DIGITS_TEST = 360
 IN_MEMORY = "tensors:"
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and deviation per channel."""
 Opened = AbstractContextManager[Source]
-"""A source that can be read for as long as the block lasts."""
+"""A context manager of a source, which can be read inside the block."""
 CIFAR: Statistics = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """For CIFAR-100 too."""
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -85,7 +85,7 @@ USUAL_OPENING = Opening()
 
 @dataclass(frozen=True)
 class Request:
-    """What of a source is wanted, as far as it decides which pixels are decoded."""
+    """The options of a read that determine which pixels are decoded."""
 
     choice: ClassChoice
     size: int | None
@@ -95,23 +95,23 @@ class Request:
     opening: Opening = USUAL_OPENING
     parts: PartNames = UNNAMED
     verify: bool = False
-    """Whether every byte is read and checked, also of files that did not change."""
+    """Whether every byte is read and checked, including files that did not change."""
     look: Callable[[Source], RawData] | None = None
-    """What is done with pictures in the place of decoding them."""
+    """Called with a source of pictures, instead of decoding them."""
 
     def key(self, of: str) -> list[object]:
-        """A JSON-ready value that differs when the decoded pixels of content `of` would."""
+        """A JSON-ready key that differs whenever the decoded pixels of content `of` would."""
         names = [of, self.choice.classes, self.choice.first, self.size, self.image_column, self.label_column]
-        unusual = [{"resize": self.resize}] * (self.size is not None and self.resize != "crop")
-        opened = [asdict(self.opening)] * (self.opening != USUAL_OPENING)
-        return [*names, *unusual, *opened]
+        resizing = [{"resize": self.resize}] * (self.size is not None and self.resize != "crop")
+        opening = [asdict(self.opening)] * (self.opening != USUAL_OPENING)
+        return [*names, *resizing, *opening]
 
     def of_arrays(self) -> Wanted:
-        """What of this arrays can have."""
+        """The options that apply to arrays."""
         return Wanted(self.image_column, self.label_column, self.opening.white_level)
 
     def check_no_columns(self, source: str) -> None:
-        """Raise InputError where a column was named of a source that has none."""
+        """Raise InputError if a column is named but the source has none."""
         for kind, name in (("image", self.image_column), ("label", self.label_column)):
             if name is not None:
                 raise InputError(
@@ -120,34 +120,34 @@ class Request:
                 )
 
     def sized(self, pixels: Pixels) -> Pixels:
-        """The images in the size that is wanted."""
+        """The images in the requested size."""
         return resized(pixels, self.size, self.resize)
 
 
 def read(config: DataConfig, verify: bool = False) -> RawData:
     """The images that a configuration names: chosen classes, one size, still uint8 and without preprocessing.
 
-    A known name comes first, then a path that exists, then a hub name 'owner/name' or 'owner/name:configuration'. A
-    known name is read from the folder of that name in `ASTDISTILL_DATA`, where the environment names one that has it,
-    and from the hub otherwise; ImageNet and its subsets only from the folder `imagenet` there, at 128 px.
-    Single-channel 28×28 images of any source are padded to 32×32. A `config.size` changes both.
-    Raises InputError for anything else and for every fault of the data itself.
+    The source is looked up as a known name, then as an existing path, then as a hub name 'owner/name' or
+    'owner/name:configuration'. A known name is read from the folder of that name in `$ASTDISTILL_DATA` if there is one,
+    otherwise from the hub; ImageNet and its subsets only from the folder `imagenet` there, at 128 px. Single-channel
+    28×28 images of any source are padded to 32×32. `config.size` overrides both sizes.
+    Raises InputError for any other source and for all errors in the data.
     """
-    request = _request(config, verify=verify)
+    request = _make_request(config, verify=verify)
     size = request.size
-    raw = bordered(_found(config.source, request), size)
+    raw = bordered(_read_source(config.source, request), size)
     if size is None:
         return raw
     return replace(raw, summary=raw.summary + Summary((f"images of {size}×{size} pixels: {RESIZED[config.resize]}",)))
 
 
 def looked_at(config: DataConfig, look: Callable[[Source], RawData]) -> RawData:
-    """The images that a configuration names, where these are pictures what `look` makes of them in the place of
-    decoding; nothing is resized."""
-    return _found(config.source, _request(config, look=look))
+    """The images that a configuration names; a source of pictures is passed to `look` instead of being decoded. Nothing
+    is resized."""
+    return _read_source(config.source, _make_request(config, look=look))
 
 
-def _request(config: DataConfig, **how: Any) -> Request:
+def _make_request(config: DataConfig, **options: Any) -> Request:
     return Request(
         ClassChoice(config.classes, config.first_classes),
         config.size or DEFAULT_SIZES.get(config.source),
@@ -156,34 +156,34 @@ def _request(config: DataConfig, **how: Any) -> Request:
         config.label_column,
         Opening(config.background, config.white_level),
         PartNames(config.train_part, config.test_part),
-        **how,
+        **options,
     )
 
 
-def _found(source: str, request: Request) -> RawData:
-    path = _local(source)
+def _read_source(source: str, request: Request) -> RawData:
+    path = _local_path(source)
     kind = kind_of(path)
     if request.parts != UNNAMED and kind != "folder":
-        raise _no_parts(source)
+        raise _no_parts_error(source)
     if not source:
         raise InputError("--data is empty; name a data set, a folder or a file, or '.' for the folder you are in.")
     if source == "digits":
         request.check_no_columns(source)
-        raw = _shaped(digits(), request)
+        raw = _select_and_resize(digits(), request)
     elif source in medmnist.NAMES:
         raw = _from_file(medmnist.file_of(source), request)
     elif source in IMAGENET_NAMES:
         raw = _from_imagenet(path, request, source)
     elif source in HUB and kind != "folder":
-        _check_root()
+        _check_data_folder()
         raw = _from_known(source, request)
     elif kind:
         raw = _from_path(path, kind, request)
     elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", source) and not source.endswith(".npz"):
         raw = _from_hub(source, source.partition(":")[0].rpartition("/")[2], request)
     else:
-        raise _nowhere(source)
-    return replace(raw, summary=raw.summary + Summary(guessed=_namesake(source, path)))
+        raise _not_found_error(source)
+    return replace(raw, summary=raw.summary + Summary(guessed=_namesake_note(source, path)))
 
 
 def _from_path(path: Path, kind: str, request: Request) -> RawData:
@@ -194,28 +194,29 @@ def _from_path(path: Path, kind: str, request: Request) -> RawData:
     raise InputError(f"{text_of(path)} is a pipe, device or socket; name a file or folder with --data.")
 
 
-def _namesake(source: str, path: Path) -> tuple[str, ...]:
-    """A note where a known name is also that of a file or folder here, or a folder is called as a set of the hub."""
-    here = Path(source)
-    if source in NAMES and path != here and kind_of(here):
-        return (f"the known data set {source}, not {here.absolute()} (--data ./{source} reads that)",)
-    if source == "digits" and kind_of(here):
-        return (f"scikit-learn's digits, not {here.absolute()} (--data ./digits reads that)",)
-    if source in HUB.values() and path == here:
-        return (f"the folder {here.absolute()}, not the hub's {source} (which a start in another folder reads)",)
+def _namesake_note(source: str, path: Path) -> tuple[str, ...]:
+    """A note if a known name is also a local file or folder, or a local folder has the name of a hub set; else
+    empty."""
+    local_path = Path(source)
+    if source in NAMES and path != local_path and kind_of(local_path):
+        return (f"the known data set {source}, not {local_path.absolute()} (--data ./{source} reads that)",)
+    if source == "digits" and kind_of(local_path):
+        return (f"scikit-learn's digits, not {local_path.absolute()} (--data ./digits reads that)",)
+    if source in HUB.values() and path == local_path:
+        return (f"the folder {local_path.absolute()}, not the hub's {source} (which a start in another folder reads)",)
     return ()
 
 
 def _from_known(source: str, request: Request) -> RawData:
-    """A set of the hub by its known name."""
+    """Read a hub set by its known name."""
     try:
         return _from_hub(HUB[source], source, request)
     except InputError as error:
-        raise _pointed_here(error, source) from error
+        raise _with_local_hint(error, source) from error
 
 
-def _pointed_here(error: InputError, source: str) -> InputError:
-    """The error for a known set that cannot be had, which points to what is called so in the working folder."""
+def _with_local_hint(error: InputError, source: str) -> InputError:
+    """The error for an unavailable known set, with a hint if the working folder has something of that name."""
     if not kind_of(Path(source)):
         return error
     return InputError(f"{error} What is called {source} here is read with --data ./{source}.")
@@ -235,7 +236,7 @@ def digits() -> RawData:
     )
 
 
-@cache  # the text that scikit-learn keeps them in takes 20 ms to read
+@cache  # parsing the text file of scikit-learn takes 20 ms
 def _all_digits() -> Split:
     from sklearn.datasets import load_digits
 
@@ -245,8 +246,7 @@ def _all_digits() -> Split:
 
 
 def bordered(raw: RawData, size: int | None) -> RawData:
-    """The set with its single-channel 28×28 images, whatever its name, padded to 32×32 unless a `size` was asked
-    for."""
+    """The set with single-channel 28×28 images padded to 32×32, unless a `size` is requested."""
     parts = [part for part in (raw.train, raw.test) if part is not None]
     if size is not None or any(tuple(part.images.shape[1:]) != UNPADDED for part in parts):
         return raw
@@ -254,8 +254,8 @@ def bordered(raw: RawData, size: int | None) -> RawData:
     return replace(raw.map_pixels(lambda pixels: padded(pixels, PADDED)), summary=summary)
 
 
-def _local(source: str) -> Path:
-    """Where a source lies on this machine, if it does."""
+def _local_path(source: str) -> Path:
+    """The local path of a source; os.devnull for a known name without `$ASTDISTILL_DATA`."""
     root = os.environ.get("ASTDISTILL_DATA")
     if source not in (*HUB, *IMAGENET_NAMES):
         return Path(os.path.expanduser(source))
@@ -263,8 +263,8 @@ def _local(source: str) -> Path:
     return Path(os.path.expanduser(root)) / name if root else Path(os.devnull)
 
 
-def _check_root() -> None:
-    """Refuse a folder of data that is not there: it was named to keep large sets from being downloaded."""
+def _check_data_folder() -> None:
+    """Raise InputError if `$ASTDISTILL_DATA` is not a folder: it is set to avoid the download of large sets."""
     root = os.environ.get("ASTDISTILL_DATA")
     if root and not Path(os.path.expanduser(root)).is_dir():
         raise InputError(
@@ -273,40 +273,42 @@ def _check_root() -> None:
 
 
 def published_name(name: str) -> str:
-    """The known name that a source or folder name spells ('CIFAR-100' is cifar100), or the name itself."""
-    return next((known for known in NAMES if _plain(known) == _plain(name)), name)
+    """The known name that matches a source or folder name ('CIFAR-100' is cifar100), else the name itself."""
+    return next((each for each in NAMES if _normalise_name(each) == _normalise_name(name)), name)
 
 
 def published_statistics(name: str) -> Statistics | None:
-    """The mean and deviation of all published trajectory-matching code for sets of that name, where they are fixed
+    """The mean and deviation of all published trajectory-matching code for sets of that name, if they are fixed
     (docs/method.md, section 6).
 
-    Whatever begins with 'imagenet', 'tiny-imagenet' or 'ilsvrc' counts as derived from ImageNet.
+    Names that begin with 'imagenet', 'tiny-imagenet' or 'ilsvrc' count as derived from ImageNet.
     """
     if published_name(name) in ("cifar10", "cifar100"):
         return CIFAR
-    return IMAGENET if _plain(name).startswith(("imagenet", "tinyimagenet", "ilsvrc")) else None
+    return IMAGENET if _normalise_name(name).startswith(("imagenet", "tinyimagenet", "ilsvrc")) else None
 
 
-def _plain(name: str) -> str:
+def _normalise_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _decoded(
-    name: str, files: FileSet, key: Callable[[str], object], opened: Callable[[], Opened], request: Request
+def _decode_cached(
+    name: str, files: FileSet, key: Callable[[str], object], open_source: Callable[[], Opened], request: Request
 ) -> RawData:
-    """The wanted pictures of a source, which is opened only where the cache, asked by `key`, has not decoded it, or
-    where it has no files."""
+    """The requested pictures of a source, decoded or from the cache.
+
+    `open_source` is called only if the cache has no entry for `key`, the source has no files, or `request.look` is set.
+    """
 
     def build(allocator: PixelAllocator) -> RawData:
-        with opened() as source:
+        with open_source() as source:
             return decoded(source, request.choice, request.sized, allocator, request.opening)
 
     if request.look is not None:
-        with opened() as source:
+        with open_source() as source:
             return request.look(source)
     if not files.files:
-        with opened() as source:
+        with open_source() as source:
             return decoded(source, request.choice, request.sized, opening=request.opening)
     return cached_data(name, files, key, build, request.verify)
 
@@ -315,59 +317,61 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     splits = from_hub(repository)
     files = prepared_files(splits)
 
-    def opened() -> Opened:
-        confined = dict.fromkeys(splits, hub_file)
-        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, confined))
+    def open_source() -> Opened:
+        readers = dict.fromkeys(splits, hub_file)
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, readers))
 
-    return _decoded(name, files, request.key, opened, request)
+    return _decode_cached(name, files, request.key, open_source, request)
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
-    """ImageNet, or a subset of it, of which the request may choose classes in turn."""
+    """Read ImageNet or a subset of it; the request may choose classes of the subset."""
     if not folder.is_dir():
-        raise _pointed_here(no_imagenet(source), source)
-    folders, wanted = class_folders(folder, Listing()), subset_classes(source)
+        raise _with_local_hint(no_imagenet(source), source)
+    folders, subset = class_folders(folder, Listing()), subset_classes(source)
     if named_by_wnid(folders):
         check_all_classes(folder, folders, source)
-    first = request.choice if wanted is None else ClassChoice(wanted)
-    raw = replace(_from_folder(folder, replace(request, choice=first)), name=source)
-    return raw if wanted is None else with_classes(raw, request.choice)
+    choice = request.choice if subset is None else ClassChoice(subset)
+    raw = replace(_from_folder(folder, replace(request, choice=choice)), name=source)
+    return raw if subset is None else with_classes(raw, request.choice)
 
 
 def _from_folder(folder: Path, request: Request) -> RawData:
     listing = Listing()
-    inside = listing.entries(folder).folders
-    tiny = [place for place in (folder, *inside * (len(inside) == 1)) if is_tiny_imagenet(place)]
-    arrays = None if tiny else _arrays_in(folder, request, listing)
-    parquet, passed = ([], []) if tiny or arrays is not None else _parquet_files(folder, request, listing)
-    if not tiny and not parquet and arrays is None:
-        return _with_left_out(_from_pictures(folder, request, listing), folder, passed)
+    subfolders = listing.entries(folder).folders
+    tiny_folders = [each for each in (folder, *subfolders * (len(subfolders) == 1)) if is_tiny_imagenet(each)]
+    arrays = None if tiny_folders else _from_arrays(folder, request, listing)
+    parquet, ignored = ([], []) if tiny_folders or arrays is not None else _parquet_files(folder, request, listing)
+    if not tiny_folders and not parquet and arrays is None:
+        return _with_left_out(_from_pictures(folder, request, listing), folder, ignored)
     if request.parts != UNNAMED:
-        raise _no_parts(str(folder))
+        raise _no_parts_error(str(folder))
     if arrays is not None:
         return arrays
     if parquet:
-        return _with_left_out(_from_parquet(folder, parquet, request, listing), folder, passed)
-    raw = _from_tiny_imagenet(tiny[0], request)
-    through = (f"everything lies in folder {text_of(tiny[0].name)}",) * (tiny[0] != folder)
-    return replace(raw, summary=raw.summary + Summary(through))
+        return _with_left_out(_from_parquet(folder, parquet, request, listing), folder, ignored)
+    raw = _from_tiny_imagenet(tiny_folders[0], request)
+    notes = (f"everything lies in folder {text_of(tiny_folders[0].name)}",) * (tiny_folders[0] != folder)
+    return replace(raw, summary=raw.summary + Summary(notes))
 
 
-def _arrays_in(folder: Path, request: Request, listing: Listing) -> RawData | None:
-    """What a folder holds that `datasets.save_to_disk` or a program that writes arrays made, or None."""
+def _from_arrays(folder: Path, request: Request, listing: Listing) -> RawData | None:
+    """Read a folder of `datasets.save_to_disk` or of array files; None for any other folder."""
     if saved.is_saved(folder):
         return _from_saved(folder, request)
     arrays = array_folder(folder, listing)
     if arrays is None:
         return None
-    raw = _shaped(arrays.read(request.of_arrays()), request)
-    beside = [place for place in listing.entries(folder).folders if place != arrays.folder and _shows(place, listing)]
-    words = (f"folders of pictures beside the arrays ({some(beside)})",) * bool(beside)
-    return replace(raw, summary=raw.summary + Summary(left_out=words))
+    raw = _select_and_resize(arrays.read(request.of_arrays()), request)
+    picture_folders = [
+        each for each in listing.entries(folder).folders if each != arrays.folder and _has_pictures(each, listing)
+    ]
+    notes = (f"folders of pictures beside the arrays ({some(picture_folders)})",) * bool(picture_folders)
+    return replace(raw, summary=raw.summary + Summary(left_out=notes))
 
 
-def _shows(folder: Path, listing: Listing) -> bool:
-    """Whether a folder that is not read holds pictures, as far as it can be looked into."""
+def _has_pictures(folder: Path, listing: Listing) -> bool:
+    """Whether a folder holds pictures; False if it cannot be listed."""
     try:
         return listing.has_pictures(folder)
     except InputError:
@@ -375,63 +379,65 @@ def _shows(folder: Path, listing: Listing) -> bool:
 
 
 def _parquet_files(folder: Path, request: Request, listing: Listing) -> tuple[list[Path], list[Path]]:
-    """The parquet files of a folder that are read, and those that are not: beside pictures, tables that neither hold
-    nor name any. ImageNet has a million pictures, too many to look for anything else among them."""
+    """The parquet files of a folder to read, and those to ignore: in a folder that also holds pictures, tables without
+    pictures or paths of pictures. Folders in ImageNet's layout are not searched, since they hold a million files."""
     root = unwrapped(folder, listing)
-    for place in (root, *listing.entries(root).folders):
-        if named_by_wnid([path.name for path in listing.entries(place).folders]):
+    for each in (root, *listing.entries(root).folders):
+        if named_by_wnid([path.name for path in listing.entries(each).folders]):
             return [], []
     found = [path for path in listing.walk(folder).others if path.suffix.lower() == ".parquet"]
     if not found or not listing.has_pictures(folder):
         return found, []
-    passed = [path for path in found if not may_be_set(path, request.image_column, request.label_column)]
-    return [path for path in found if path not in passed], passed
+    ignored = [path for path in found if not may_be_set(path, request.image_column, request.label_column)]
+    return [path for path in found if path not in ignored], ignored
 
 
-def _with_left_out(raw: RawData, folder: Path, passed: list[Path]) -> RawData:
-    """The set, with a word on the parquet files that were passed over."""
-    if not passed:
+def _with_left_out(raw: RawData, folder: Path, ignored: list[Path]) -> RawData:
+    """The set with a note on the ignored parquet files."""
+    if not ignored:
         return raw
-    named = ", ".join(text_of(path.relative_to(folder).as_posix()) for path in passed[:NAMED])
-    more = f" and {len(passed) - NAMED} more" * (len(passed) > NAMED)
-    word = f"parquet files without a column of pictures and one of labels: {named}{more}"
-    return replace(raw, summary=raw.summary + Summary(left_out=(word,)))
+    names = ", ".join(text_of(path.relative_to(folder).as_posix()) for path in ignored[:NAMED])
+    more = f" and {len(ignored) - NAMED} more" * (len(ignored) > NAMED)
+    note = f"parquet files without a column of pictures and one of labels: {names}{more}"
+    return replace(raw, summary=raw.summary + Summary(left_out=(note,)))
 
 
 def _from_parquet(folder: Path, paths: list[Path], request: Request, listing: Listing) -> RawData:
-    given = parquet_folder(folder, paths, request.image_column)
-    raw = _from_tables(given, request)
-    walked, named = listing.walk(folder), set(given.beside.values())
-    pictures = [path for path in walked.pictures if path not in named]
-    beside = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
-    unseen = Walked(hidden=walked.hidden, special=walked.special, written=walked.written).left_out()
-    return replace(raw, summary=raw.summary + Summary(left_out=beside + unseen))
+    parquet = parquet_folder(folder, paths, request.image_column)
+    raw = _from_tables(parquet, request)
+    walked, referenced = listing.walk(folder), set(parquet.beside.values())
+    pictures = [path for path in walked.pictures if path not in referenced]
+    notes = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
+    skipped = Walked(hidden=walked.hidden, special=walked.special, written=walked.written).left_out()
+    return replace(raw, summary=raw.summary + Summary(left_out=notes + skipped))
 
 
-def _from_tables(given: ParquetFolder, request: Request) -> RawData:
-    def opened() -> Opened:
-        return from_parquet(given, request.image_column, request.label_column)
+def _from_tables(parquet: ParquetFolder, request: Request) -> RawData:
+    def open_source() -> Opened:
+        return from_parquet(parquet, request.image_column, request.label_column)
 
-    return _decoded(given.name, given.files(), lambda content: [given.name, *request.key(content)], opened, request)
+    return _decode_cached(
+        parquet.name, parquet.files(), lambda content: [parquet.name, *request.key(content)], open_source, request
+    )
 
 
 def _from_saved(folder: Path, request: Request) -> RawData:
     name, files = folder.resolve().name, saved.saved_files(folder)
 
-    def opened() -> Opened:
+    def open_source() -> Opened:
         splits = saved.from_saved(folder)
-        confined = dict.fromkeys(splits, file_beside(folder, saved.files_below(folder)))
-        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, confined))
+        readers = dict.fromkeys(splits, file_beside(folder, saved.files_below(folder)))
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, readers))
 
-    return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
+    return _decode_cached(name, files, lambda content: [name, *request.key(content)], open_source, request)
 
 
 def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
     if not listing.has_pictures(folder):
-        where, why = text_of(folder), " and ".join(listing.walk(folder).left_out())
+        name, note = text_of(folder), " and ".join(listing.walk(folder).left_out())
         raise InputError(
-            f"{where} holds no parquet files and no pictures{why and f', but {why}'}; expected {where}/train-*.parquet "
-            f"or {where}/train/<class>/*.png."
+            f"{name} holds no parquet files and no pictures{note and f', but {note}'}; expected {name}/train-*.parquet "
+            f"or {name}/train/<class>/*.png."
         )
     columns = request.image_column, request.label_column
     tables = label_tables(folder, listing, *columns) if any(columns) else None
@@ -439,7 +445,7 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
         return _from_label_tables(tables, request, listing)
     request.check_no_columns(text_of(folder))
     choice = request.choice
-    if choice.classes is not None:  # names of folders are written so that every terminal shows them
+    if choice.classes is not None:  # class names are folder names in printable form
         choice = replace(choice, classes=tuple(map(text_of, choice.classes)))
     try:
         source = from_picture_folder(folder, choice, listing, request.parts)
@@ -453,27 +459,27 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
     def key(content: str) -> list[object]:
         return [source.name, *request.key(content), *source.words, *source.places]
 
-    raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
-    # What is left out is said as it is now: the cache does not follow files that do not count.
-    said = replace(raw.summary, left_out=source.summary.left_out)
-    return replace(raw, summary=said + Summary(guessed=other_classes(folder, listing, source)))
+    raw = _decode_cached(source.name, source.files, key, lambda: nullcontext(source), request)
+    # `left_out` is that of the current listing: the cache key does not cover ignored files.
+    summary = replace(raw.summary, left_out=source.summary.left_out)
+    return replace(raw, summary=summary + Summary(guessed=other_classes(folder, listing, source)))
 
 
-def _from_label_tables(given: LabelTables, request: Request, listing: Listing) -> RawData:
+def _from_label_tables(tables: LabelTables, request: Request, listing: Listing) -> RawData:
     if request.parts != UNNAMED:
         raise InputError(
             "--data.train-part and --data.test-part name folders of class folders, and the classes of "
-            f"{text_of(given.folder)} stand in a table; leave them out."
+            f"{text_of(tables.folder)} stand in a table; leave them out."
         )
 
     def key(content: str) -> list[object]:
-        return [given.name, "tables", *map(str, given.parts), *request.key(content)]
+        return [tables.name, "tables", *map(str, tables.parts), *request.key(content)]
 
-    raw = _decoded(given.name, given.files(), key, lambda: given.opened(request.label_column), request)
-    return replace(raw, summary=raw.summary + Summary(left_out=given.left_out(listing)))
+    raw = _decode_cached(tables.name, tables.files(), key, lambda: tables.opened(request.label_column), request)
+    return replace(raw, summary=raw.summary + Summary(left_out=tables.left_out(listing)))
 
 
-def _no_parts(source: str) -> InputError:
+def _no_parts_error(source: str) -> InputError:
     return InputError(
         f"--data.train-part and --data.test-part name folders of pictures, and {text_of(source)} is no folder of "
         "pictures; leave them out."
@@ -483,7 +489,7 @@ def _no_parts(source: str) -> InputError:
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
     request.check_no_columns(text_of(path))
     name, files = TINY_IMAGENET, tiny_imagenet_files(path)
-    return _decoded(
+    return _decode_cached(
         name, files, lambda content: [name, *request.key(content)], lambda: tiny_imagenet(path, files), request
     )
 
@@ -501,7 +507,7 @@ def _from_file(path: Path, request: Request) -> RawData:
             f"{path} is a file that cannot be read as data; give a .parquet, .csv, .npz, .mat or IDX file, "
             "tiny-imagenet-200.zip, or a folder of pictures, parquet files or arrays."
         )
-    return _shaped(raw, request)
+    return _select_and_resize(raw, request)
 
 
 def _from_label_table(path: Path, request: Request, listing: Listing) -> RawData:
@@ -515,13 +521,13 @@ def _from_label_table(path: Path, request: Request, listing: Listing) -> RawData
     return _from_label_tables(tables, request, listing)
 
 
-def _shaped(raw: RawData, request: Request) -> RawData:
+def _select_and_resize(raw: RawData, request: Request) -> RawData:
     chosen = with_classes(raw, request.choice)
     return alike(chosen.map_pixels(request.sized))
 
 
 def alike(raw: RawData) -> RawData:
-    """The set. Raises InputError unless training and test images have the same channels, height and width."""
+    """The set itself. Raises InputError unless training and test images have the same channels, height and width."""
     if raw.test is not None and raw.train.images.shape[1:] != raw.test.images.shape[1:]:
         shapes = [tuple(part.images.shape[1:]) for part in (raw.train, raw.test)]
         raise InputError(
@@ -531,7 +537,7 @@ def alike(raw: RawData) -> RawData:
     return raw
 
 
-def _nowhere(source: str) -> InputError:
+def _not_found_error(source: str) -> InputError:
     if source.startswith(IN_MEMORY):
         return InputError(
             f"'{source}' was made from tensors in memory; build it again with dataset_from_tensors, or give --data a "

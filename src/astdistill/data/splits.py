@@ -1,4 +1,4 @@
-"""The part of a data set (training, validation or test) that a folder, a file or a column is named after."""
+"""Detects the part of a data set (training, validation or test) from the name of a folder, a file or a column."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ WORDS: dict[str, PartName] = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 SUFFIX = re.compile(r"(.+?)(?:data)?(?:sets?|data|images|imgs?|pictures|split|part)")
-"""What is written onto a word without a break: trainset, testdata, valimages."""
+"""Matches a word with a suffix: trainset, testdata, valimages."""
 PLAIN = re.compile(rf"((?:{'|'.join(WORDS)}|hold.?out|sets?|data|images?|imgs?|pictures|part|split|\d+)[\W_]*)+")
-"""A name, in lower case, that says nothing else than which part it is."""
+"""Matches a lower-case name that denotes a part and nothing else."""
 BOUNDARY = re.compile(r"[\W_]+|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-"""Between words: signs, digits beside letters, and capitals as in trainSet, TrainSet and TESTSet."""
+"""Matches the boundary of words: punctuation, digits next to letters, and capitals as in trainSet, TrainSet,
+TESTSet."""
 
 
-@lru_cache(4096)  # the same folders are asked for with each picture
+@lru_cache(4096)  # called with the same folder names for each picture
 def split_of(name: str) -> PartName | None:
-    """The part that a name speaks of, as a whole or by one of its words, in any case; None where it speaks of none.
+    """The part that a name denotes, as a whole or by one of its words, ignoring case; None if it denotes none.
 
-    Extensions and numbers such as `-00000-of-00001` play no part. 'trainval' and 'train_val' are training parts,
-    'test_dev' is a test part; a name with a word for training and one for testing ('train_test_split') speaks of both,
-    so of none.
+    Extensions and numbers such as `-00000-of-00001` are ignored. 'trainval' and 'train_val' are training parts,
+    'test_dev' is a test part; a name with a word for training and one for testing ('train_test_split') is ambiguous
+    and denotes none.
     """
-    parts = {part for word in _words(name) if (part := WORDS.get(word) or WORDS.get(_stem(word)))}
+    parts = {part for word in _split_words(name) if (part := WORDS.get(word) or WORDS.get(_strip_suffix(word)))}
     if {"train", "test"} <= parts:
         return None
     order: tuple[PartName, ...] = ("train", "test", "validation")
     return next((part for part in order if part in parts), None)
 
 
-def _words(name: str) -> list[str]:
+def _split_words(name: str) -> list[str]:
     words = [word.lower() for word in BOUNDARY.split(name) if word]
     return [*words, *("holdout" for pair in itertools.pairwise(words) if pair == ("hold", "out"))]
 
 
-def _stem(word: str) -> str:
+def _strip_suffix(word: str) -> str:
     match = SUFFIX.fullmatch(word)
     return match[1] if match else ""

@@ -1,5 +1,4 @@
-"""Where the images of a split are kept, with the same batches from each: float32, bytes on the device, or bytes in a
-file."""
+"""Storage of the images of a split: float32, bytes on the device, or bytes in a file. All give the same batches."""
 
 from __future__ import annotations
 
@@ -29,16 +28,16 @@ if TYPE_CHECKING:
 Residence = Literal["float32", "uint8", "disk"]
 """Preprocessed in memory; as bytes in the device's memory, preprocessed batch by batch; as bytes in a file."""
 SHARE = 0.3
-"""Of all memory, for images: workers are given a copy, and networks need the rest."""
+"""The share of all memory for images: workers get a copy, and networks need the rest."""
 
 
 def residence(memory: str, images: int, shape: Sequence[int], whiten: str, device: str | torch.device) -> Residence:
-    """Where `images` images of one shape (channels, height, width) are kept: as `memory` says, or for 'auto' where they
-    fit.
+    """The storage for `images` images of one shape (channels, height, width): `memory` itself, or for 'auto' one that
+    fits.
 
-    On an accelerator bytes come first, since subtracting a mean there costs nothing; but ZCA is a D×D product for each
-    image, and is kept done where that fits. What fits goes by the memory that the machine has, and not by what is free,
-    which would make a resumed run compute in another way than the one it goes on with.
+    On an accelerator bytes are preferred, since standardising a batch there costs nothing; whitening is a D×D product
+    for each image, and is stored precomputed if that fits. The limit depends on the installed memory, not on the free
+    memory, so that a resumed run computes in the same way as the original one.
     """
     if memory == "float32" or memory == "uint8" or memory == "disk":
         return memory
@@ -50,29 +49,28 @@ def residence(memory: str, images: int, shape: Sequence[int], whiten: str, devic
 
 
 def held_bytes(where: Residence, images: int, shape: Sequence[int]) -> int:
-    """Memory that the images take there."""
+    """Bytes of memory that the images occupy."""
     return {"float32": 4, "uint8": 1, "disk": 0}[where] * images * math.prod(shape)
 
 
 def _cuda_bytes(device: str | torch.device) -> int:
-    """The memory of a graphics card; this machine's where an estimate is asked for a card that is not there."""
+    """The memory of a GPU; that of this machine if it has no GPU, as in estimates for another machine."""
     return torch.cuda.get_device_properties(device).total_memory if torch.cuda.is_available() else host_bytes()
 
 
 def host_bytes() -> int:
-    """The memory of this machine, or of the container that we are in. Where no system call tells, it counts as 8
-    GiB."""
-    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 8 << 30
+    """Bytes of memory of this machine or of the current container; 8 GiB if the system does not report it."""
+    has_sysconf = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if has_sysconf else 8 << 30
     return min(installed, memory_limit(ROOT) or installed)
 
 
 VALUES = 1 << 22
-"""Values that are moved or preprocessed at once."""
+"""Values that are copied or preprocessed at once."""
 
 
 class Holding(ABC):
-    """N images; indexed by a slice or by row numbers it gives those, as a network sees them, on the device."""
+    """Storage of N images. Indexing by a slice or by row numbers gives those images, preprocessed, on the device."""
 
     @property
     @abstractmethod
@@ -82,16 +80,16 @@ class Holding(ABC):
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """Of what indexing gives."""
+        """The dtype of indexed images."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where batches are wanted."""
+        """The device of indexed images."""
 
     @property
     def indexed_on(self) -> torch.device:
-        """Where row numbers are read."""
+        """The device that row numbers are read on."""
         return self.device
 
     @abstractmethod
@@ -99,7 +97,7 @@ class Holding(ABC):
 
     @abstractmethod
     def select(self, indices: Int[Tensor, " rows"]) -> Holding:
-        """The images at `indices`, in that order, held in the same way."""
+        """The images at `indices`, in that order, stored in the same way."""
 
     @abstractmethod
     def to(self, device: str | torch.device) -> Holding:
@@ -129,7 +127,7 @@ class ByteImages(Holding):
         return self.pixels.device
 
     def __getitem__(self, indices: slice | Tensor) -> Images:
-        return self.preprocessing.map_batch(_unit(self.pixels[indices]))
+        return self.preprocessing.map_batch(_to_unit_range(self.pixels[indices]))
 
     def select(self, indices: Int[Tensor, " rows"]) -> Self:
         return replace(self, pixels=self.pixels[indices])
@@ -139,7 +137,7 @@ class ByteImages(Holding):
 
 
 def load_array(path: Path, mapped: bool = False) -> Any:
-    """The array in an .npy file, or the file `mapped`. Raises ValueError or OSError where it is none."""
+    """The array in an .npy file, memory-mapped if `mapped`. Raises ValueError or OSError for any other file."""
     mode: Literal["r"] | None = None
     if mapped:
         mode = "r"
@@ -148,12 +146,12 @@ def load_array(path: Path, mapped: bool = False) -> Any:
         return np.load(path, mmap_mode=mode, allow_pickle=False)
     except OSError:
         raise
-    except Exception as error:  # numpy reads the header as Python, which raises a dozen unrelated types
+    except Exception as error:  # numpy parses the header as Python, which raises a dozen unrelated types
         raise ValueError(f"{path} is no whole .npy file ({error})") from error
 
 
 class Origin(NamedTuple):
-    """Where the images of a file come from, so that another machine can make the file from the same source."""
+    """The source of the images in a file, so that another machine can recreate the file."""
 
     config: DataConfig
     fingerprint: str
@@ -165,17 +163,17 @@ class Origin(NamedTuple):
 class MappedImages(Holding):
     """uint8 images `[N, C, H, W]` in an .npy file, or some rows of it in any order, read a batch at a time.
 
-    Indexed by a slice or by row numbers it gives a copy: bytes as they lie there, or, once `prepared`, images as a
-    network sees them. A pickle of it holds the path and not the images, so that other processes map the same file;
-    for another machine `elsewhere` also says what the file was made of (`origin`).
-    Raises ValueError or OSError where the file is not such an array.
+    Indexing by a slice or by row numbers gives a copy: the stored bytes, or, after `prepared`, preprocessed images. A
+    pickle holds the path, not the images, so that other processes map the same file; `elsewhere` is for another machine
+    and includes the source of the file (`origin`).
+    Raises ValueError or OSError if the file is not such an array.
     """
 
     def __init__(
         self, path: Path, chosen: Int[Tensor, " rows"] | None = None, *, known: str = "", remember: bool = True
     ) -> None:
-        """Maps the file. `known` is the digest of these images, if it is; with `remember`, digests of chosen rows are
-        noted beside the file and looked up there."""
+        """Map the file. `known` is the digest of these images, or empty; with `remember`, digests of chosen rows are
+        cached in a file next to it."""
         self.path, self._chosen = path, chosen
         mapped = load_array(path, mapped=True)
         if mapped.dtype != np.uint8 or mapped.ndim != 4:
@@ -204,137 +202,137 @@ class MappedImages(Holding):
         return torch.device("cpu")
 
     def __getitem__(self, indices: slice | Tensor) -> Tensor:
-        pixels = self._pixels(indices)
+        pixels = self._read_pixels(indices)
         if self._preprocessing is None:
             return pixels
-        return self._preprocessing.map_batch(_unit(to_device(pixels, self._device)))
+        return self._preprocessing.map_batch(_to_unit_range(to_device(pixels, self._device)))
 
     def select(self, indices: Int[Tensor, " rows"]) -> MappedImages:
         rows = indices.cpu()
         chosen = MappedImages(self.path, rows if self._chosen is None else self._chosen[rows], remember=self._remember)
         chosen.origin = self.origin
-        return chosen._seen_through(self._preprocessing, self._device)
+        return chosen._set_preprocessing(self._preprocessing, self._device)
 
     def to(self, device: str | torch.device) -> MappedImages:
         preprocessing = None if self._preprocessing is None else self._preprocessing.to(device)
-        return self._copy()._seen_through(preprocessing, device)
+        return self._copy()._set_preprocessing(preprocessing, device)
 
     def prepared(self, preprocessing: Preprocessing, device: str | torch.device) -> MappedImages:
-        """The same images as a network sees them: each batch is preprocessed, on the device, when it is read."""
-        return self._copy()._seen_through(preprocessing.to(device).for_batches(), device)
+        """The same images, preprocessed on the device batch by batch when they are read."""
+        return self._copy()._set_preprocessing(preprocessing.to(device).for_batches(), device)
 
     def digest(self) -> str:
         """`tensor_digest` of the bytes, read once. Only for images that are not `prepared`."""
-        self._digest = self._digest or self._noted_digest()
+        self._digest = self._digest or self._cached_digest()
         return self._digest
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return _mapped_again, (self.path, self._chosen, self._preprocessing, self._device)
+        return _reopen_mapped, (self.path, self._chosen, self._preprocessing, self._device)
 
     def elsewhere(self) -> tuple[Any, tuple[Any, ...]]:
-        """A pickle for another machine, in whose own file the images may be: what makes them again there."""
-        return _mapped_elsewhere, (self.path, self._chosen, self._preprocessing, self._device, self.origin)
+        """The reduce value for another machine, which opens its own file of the images or recreates it from
+        `origin`."""
+        return _recreate_mapped, (self.path, self._chosen, self._preprocessing, self._device, self.origin)
 
-    def _pixels(self, indices: slice | Tensor) -> Pixels:
+    def _read_pixels(self, indices: slice | Tensor) -> Pixels:
         if self._chosen is None and isinstance(indices, slice):
             return torch.from_numpy(self._array[indices].copy())
         if isinstance(indices, slice):
             rows = torch.arange(len(self))[indices] if self._chosen is None else self._chosen[indices]
         else:
             rows = indices.cpu() if self._chosen is None else self._chosen[indices.cpu()]
-        ascending = rows.sort()  # a disk reads forwards
+        ascending = rows.sort()  # sequential reads are faster
         read = torch.from_numpy(self._array[ascending.values.numpy()])
         ordered = torch.empty_like(read)
         ordered[ascending.indices] = read
         return ordered
 
-    def _noted_digest(self) -> str:
+    def _cached_digest(self) -> str:
         if self._chosen is None or not self._remember:
             return tensor_digest(self)
-        notes, rows = self.path.with_suffix(".digests.json"), tensor_digest(self._chosen)
-        noted = read_notes(notes).get(rows)
-        if noted is None:
-            noted = tensor_digest(self)
-            write_notes(notes, {rows: noted})
-        return noted
+        notes_path, rows = self.path.with_suffix(".digests.json"), tensor_digest(self._chosen)
+        cached = read_notes(notes_path).get(rows)
+        if cached is None:
+            cached = tensor_digest(self)
+            write_notes(notes_path, {rows: cached})
+        return cached
 
     def _copy(self) -> MappedImages:
         copy = MappedImages(self.path, self._chosen, known=self._digest, remember=self._remember)
         copy.origin = self.origin
         return copy
 
-    def _seen_through(self, preprocessing: Preprocessing | None, device: str | torch.device) -> MappedImages:
+    def _set_preprocessing(self, preprocessing: Preprocessing | None, device: str | torch.device) -> MappedImages:
         self._preprocessing, self._device = preprocessing, torch.device(device)
         return self
 
 
-def _mapped_again(
+def _reopen_mapped(
     path: Path, chosen: Tensor | None, preprocessing: Preprocessing | None, device: torch.device
 ) -> MappedImages:
-    """What a pickle of `MappedImages` names."""
-    return MappedImages(path, chosen)._seen_through(preprocessing, device)
+    """Unpickle `MappedImages`; see `__reduce__`."""
+    return MappedImages(path, chosen)._set_preprocessing(preprocessing, device)
 
 
-def _mapped_elsewhere(
+def _recreate_mapped(
     path: Path,
     chosen: Tensor | None,
     preprocessing: Preprocessing | None,
     device: torch.device,
     origin: Origin | None,
 ) -> MappedImages:
-    """What a pickle for another machine names."""
-    from .loading import file_here  # which imports this module
+    """Unpickle `MappedImages` on another machine; see `elsewhere`."""
+    from .loading import file_here  # a cyclic import
 
-    return _mapped_again(file_here(path, origin), chosen, preprocessing, device)
+    return _reopen_mapped(file_here(path, origin), chosen, preprocessing, device)
 
 
 StoredImages = Images | Pixels | Holding
-"""What a split holds: a tensor, or what is indexed like one and read when it is asked for."""
+"""The images of a split: a tensor, or an object that is indexed like one and reads them on access."""
 
 
 def pixel_digest(pixels: StoredImages) -> str:
-    """`tensor_digest` of the bytes, the same wherever they lie."""
+    """`tensor_digest` of the bytes, the same for each kind of storage."""
     return pixels.digest() if isinstance(pixels, MappedImages) else tensor_digest(pixels)
 
 
 def chosen_rows(images: Any, indices: Int[Tensor, " rows"]) -> Any:
-    """The images at `indices`, in that order, stored as they are here; those of a file stay there."""
+    """The images at `indices`, in that order, in the same storage; those of a file are not read."""
     return images.select(indices) if isinstance(images, Holding) else images[indices]
 
 
 def in_batches(images: StoredImages, size: int, order: Int[Tensor, " rows"] | None = None) -> Iterator[Tensor]:
-    """The images in the stored order or in another, `size` at a time; an accelerator never has to wait for the
-    order."""
+    """Batches of `size` images in the stored order, or in `order`, whose copy to an accelerator does not block."""
     if order is None:
         return (images[start : start + size] for start in range(0, len(images), size))
-    place = images.indexed_on if isinstance(images, Holding) else images.device
-    return (images[rows] for rows in to_device(order, place).split(size))
+    device = images.indexed_on if isinstance(images, Holding) else images.device
+    return (images[rows] for rows in to_device(order, device).split(size))
 
 
 def float_images(pixels: StoredImages, preprocessing: Preprocessing, device: str | torch.device) -> Images:
-    """All images preprocessed, block by block, so that nothing but the result is as large as the result."""
+    """All images, preprocessed block by block, so that no other tensor is as large as the result."""
     shape = tuple(pixels.shape)
-    here = preprocessing.to(device)
-    here = (
-        here.for_batches() if len(pixels) >= math.prod(shape[1:]) else here
-    )  # for fewer images two slim products are cheaper
-    filled = torch.empty(shape, device=device)
-    # A product's last bits may depend on how many rows it has; what is done pixel by pixel takes small blocks.
+    on_device = preprocessing.to(device)
+    on_device = (
+        on_device.for_batches() if len(pixels) >= math.prod(shape[1:]) else on_device
+    )  # for fewer images two thin products are cheaper
+    result = torch.empty(shape, device=device)
+    # The last bits of a product may depend on its number of rows; pixelwise maps can use small blocks.
     rows = BLOCK if preprocessing.mixes else max(1, VALUES // math.prod(shape[1:]))
     for start in range(0, len(pixels), rows):
-        filled[start : start + rows] = here.map_batch(_unit(pixels[start : start + rows].to(device)))
-    return filled
+        result[start : start + rows] = on_device.map_batch(_to_unit_range(pixels[start : start + rows].to(device)))
+    return result
 
 
 def byte_images(pixels: StoredImages, preprocessing: Preprocessing, device: str | torch.device) -> ByteImages:
     """A copy of the bytes on the device."""
-    filled = torch.empty(tuple(pixels.shape), dtype=torch.uint8, device=device)
-    rows = max(1, VALUES // math.prod(filled.shape[1:]))
+    copied = torch.empty(tuple(pixels.shape), dtype=torch.uint8, device=device)
+    rows = max(1, VALUES // math.prod(copied.shape[1:]))
     for start in range(0, len(pixels), rows):
-        filled[start : start + rows] = pixels[start : start + rows].to(device)
-    return ByteImages(filled, preprocessing.to(device).for_batches())
+        copied[start : start + rows] = pixels[start : start + rows].to(device)
+    return ByteImages(copied, preprocessing.to(device).for_batches())
 
 
-def _unit(pixels: Pixels) -> Images:
-    """Bytes in units of [0, 1], a new tensor."""
+def _to_unit_range(pixels: Pixels) -> Images:
+    """Bytes as floats in [0, 1], a new tensor."""
     return pixels.to(torch.float32).div_(255)

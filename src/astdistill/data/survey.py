@@ -1,5 +1,5 @@
-"""What pictures are like before any of them is decoded: how many of each class, how large, grey or in colour; and the
-description of data that an estimate needs, by their headers."""
+"""A survey of pictures without decoding them: images per class, sizes, grey or colour; and the description of data
+that an estimate needs, from picture headers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .selection import ClassChoice, kept_labels, renumbered
 from .sources import DEFAULT_SIZES, PADDED, RESIZED, UNPADDED, bordered, looked_at
 
 MOST_HEADERS = 200
-"""Training pictures, evenly chosen, whose headers are read."""
+"""The most training pictures, evenly spaced, whose headers are read."""
 MOST_BYTES = 1 << 26
-"""Bytes of pictures after which no further one is looked at."""
+"""Bytes of pictures after which no further header is read."""
 
 
 class PictureSize(NamedTuple):
@@ -44,11 +44,11 @@ class Survey:
     name: str
     classes: tuple[str, ...]
     train: tuple[int, ...]
-    """Training images by class; a source without a test part gives some of them for testing."""
+    """Training images by class; of a source without a test part, some of them become test images."""
     test: int
     """Test images; 0 where the source has no test part."""
     sizes: tuple[PictureSize, ...]
-    """Of arrays, one; of picture files, those of at most `MOST_HEADERS` training pictures that can be read."""
+    """One for arrays; for picture files, those of at most `MOST_HEADERS` readable training pictures."""
     channels: int
 
     @property
@@ -64,7 +64,7 @@ class Survey:
 
 @dataclass
 class Look:
-    """Notes sizes and channels of a source's pictures; stands for the pixels of each by one byte."""
+    """Records sizes and channels of a source's pictures; represents the pixels of each by one byte."""
 
     choice: ClassChoice
     sizes: tuple[PictureSize, ...] = ()
@@ -73,27 +73,27 @@ class Look:
     """Pictures whose header cannot be read."""
 
     def __call__(self, source: Source) -> RawData:
-        kept = kept_labels(source.classes, self.choice)
-        chosen = {part: renumbered(labels, kept) for part, labels in source.labels.items()}
+        class_labels = kept_labels(source.classes, self.choice)
+        chosen = {part: renumbered(labels, class_labels) for part, labels in source.labels.items()}
         rows = chosen["train"].rows
-        even = rows[torch.linspace(0, len(rows) - 1, min(MOST_HEADERS, len(rows))).round().to(torch.int64)]
-        # In any order, so that those before a bound on the bytes are of all classes.
-        few = even[torch.randperm(len(even), generator=rng(0, "survey"))]
+        spaced = rows[torch.linspace(0, len(rows) - 1, min(MOST_HEADERS, len(rows))).round().to(torch.int64)]
+        # Shuffled, so that the pictures before the limit on bytes are of all classes.
+        sampled = spaced[torch.randperm(len(spaced), generator=rng(0, "survey"))]
         broken: list[str] = []
-        seen = list(_headers(source, few.tolist(), broken))
+        headers = list(_read_headers(source, sampled.tolist(), broken))
         self.broken = tuple(sorted(broken))
-        self.sizes = tuple(size for size, _ in seen)
-        self.channels = max((channels for _, channels in seen), default=3)
+        self.sizes = tuple(size for size, _ in headers)
+        self.channels = max((channels for _, channels in headers), default=3)
         parts = {
             part: Split(torch.zeros(len(each.rows), 1, 1, 1, dtype=torch.uint8), each.labels)
             for part, each in chosen.items()
         }
-        names = tuple(source.classes[label] for label in kept)
+        names = tuple(source.classes[label] for label in class_labels)
         return RawData(source.name, names, parts["train"], parts.get("test"), source.summary)
 
 
 def survey(config: DataConfig) -> Survey:
-    """What the source of a configuration holds, of the classes that it names. Raises InputError as reading it does."""
+    """Survey the chosen classes of the source of a configuration. Raises InputError as reading it does."""
     look = Look(ClassChoice(config.classes, config.first_classes))
     raw = looked_at(config, look)
     channels, height, width = raw.train.shape
@@ -101,52 +101,51 @@ def survey(config: DataConfig) -> Survey:
     if not look.channels:  # no pictures, but arrays of one size
         sizes = (PictureSize(height, width),)
     counts = torch.bincount(raw.train.labels, minlength=len(raw.classes)).tolist()
-    tested = [] if raw.test is None else raw.test
-    return Survey(raw.name, raw.classes, tuple(counts), len(tested), sizes, look.channels or channels)
+    test = [] if raw.test is None else raw.test
+    return Survey(raw.name, raw.classes, tuple(counts), len(test), sizes, look.channels or channels)
 
 
-def _headers(source: Source, rows: list[int], broken: list[str]) -> Iterator[tuple[PictureSize, int]]:
-    """Size and channels of some pictures, until many bytes are read; of one that cannot be read, its name goes into
-    `broken`."""
-    taken = 0
+def _read_headers(source: Source, rows: list[int], broken: list[str]) -> Iterator[tuple[PictureSize, int]]:
+    """Yield size and channels of pictures until `MOST_BYTES` are read; append names of unreadable ones to `broken`."""
+    bytes_read = 0
     for row in rows:
-        if taken > MOST_BYTES:
+        if bytes_read > MOST_BYTES:
             return
         try:
             (data,) = source.fetch("train", [row])
-            taken += size_in_memory(data)
+            bytes_read += size_in_memory(data)
             channels, height, width = stored_shape(data)
             yield PictureSize(height, width), channels
-        except Exception:  # whatever a broken file raises: this only looks
+        except Exception:  # any error of a broken file: it is only noted here
             broken.append(source.where("train", row))
 
 
 def described_by_headers(data: DataConfig, ipc: int = 1) -> Description:
-    """What a description of the data says, as far as names and labels tell, and of pictures the headers of some: a
-    folder of 20,000 takes a second or two. Arrays are read whole, since they are there at once.
+    """A description of the data from names, labels and the headers of some pictures: a folder of 20,000 takes a second
+    or two. Arrays are read whole.
 
-    Raises InputError as reading the data does, but for what only decoding shows.
+    Raises InputError as reading the data does, except for errors that only decoding finds.
     """
     look = Look(ClassChoice(data.classes, data.first_classes))
     raw = looked_at(data, look)
     if not look.channels:
         return Description.of(assemble(bordered(raw, data.size), data.replace(whiten="none")), ipc)
     count = sum(len(part) for part in (raw.train, raw.test) if part is not None)
-    said = [f"for this estimate the headers of {len(look.sizes):,} of {count:,} pictures; the run reads them all"]
+    notes = [f"for this estimate the headers of {len(look.sizes):,} of {count:,} pictures; the run reads them all"]
     if look.broken:
-        said.append(
+        notes.append(
             f"not readable, so that the run will stop: {', '.join(look.broken[:3])}{', …' * (len(look.broken) > 3)}"
         )
     if data.size is not None:
-        said.append(f"images of {data.size}×{data.size} pixels: {RESIZED[data.resize]}")
-    raw = replace(_counted(raw), summary=raw.summary + Summary(tuple(said)))
+        notes.append(f"images of {data.size}×{data.size} pixels: {RESIZED[data.resize]}")
+    raw = replace(_with_placeholders(raw), summary=raw.summary + Summary(tuple(notes)))
     dataset = assemble(raw, data.replace(whiten="none", memory="uint8"))
-    return Description.of(dataset, ipc).replace(shape=_shape(data, look, raw.name))
+    return Description.of(dataset, ipc).replace(shape=_image_shape(data, look, raw.name))
 
 
-def _shape(data: DataConfig, look: Look, name: str) -> tuple[int, int, int]:
-    """Channels, height and width of the images as they will be read. Raises InputError where sizes differ and none was
-    asked for."""
+def _image_shape(data: DataConfig, look: Look, name: str) -> tuple[int, int, int]:
+    """Channels, height and width of the images as they will be read. Raises InputError if sizes differ and none is
+    requested."""
     size = data.size or DEFAULT_SIZES.get(data.source)
     if size is not None:
         return look.channels, size, size
@@ -162,16 +161,16 @@ def _shape(data: DataConfig, look: Look, name: str) -> tuple[int, int, int]:
     return shape
 
 
-def _counted(raw: RawData) -> RawData:
-    """The set with a few bytes in the place of each image, no two of them alike and none of one colour, so that nothing
-    is found in the images that nobody has looked at."""
+def _with_placeholders(raw: RawData) -> RawData:
+    """The set with a few bytes in place of each image, all different and none of a single colour, so that checks for
+    duplicate or blank images find nothing."""
     test = raw.test
     if test is not None:
-        test = Split(_distinct(len(raw.train), len(test)), test.labels)
-    return replace(raw, train=Split(_distinct(0, len(raw.train)), raw.train.labels), test=test)
+        test = Split(_placeholders(len(raw.train), len(test)), test.labels)
+    return replace(raw, train=Split(_placeholders(0, len(raw.train)), raw.train.labels), test=test)
 
 
-def _distinct(first: int, count: int) -> torch.Tensor:
+def _placeholders(first: int, count: int) -> torch.Tensor:
     numbers = torch.arange(first, first + count)
     digits = [(numbers >> shift) & 255 for shift in (24, 16, 8, 0)]
     dark, bright = torch.zeros_like(numbers), torch.full_like(numbers, 255)

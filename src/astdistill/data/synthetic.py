@@ -1,4 +1,4 @@
-"""The distilled set: images, targets, learning rate, and all that a stranger with only the file needs to use it."""
+"""The distilled set: images, targets, learning rate, and everything else that is needed to use the file on its own."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from .textures import TextureSpec
 
 FORMAT = 1
 LabelKind = Literal["hard", "soft", "weights"]
-"""What targets are: distributions; logits of distributions; weights of the classes, 0 or more, that need not add up to
-1."""
+"""The kind of targets: distributions; logits of distributions; weights of the classes, 0 or more, that need not add up
+to 1."""
 WORDS = ("model", "labels", "augmentation", "momentum", "method", "fingerprint", "provenance")
-"""Fields that are written to the file's header as they are."""
+"""Fields that are written to the header of the file unchanged."""
 LATER = ("canvas", "canvas_samples", "factor")
-"""The same; files from before there were textures lack them, and those without slots the last."""
+"""The same, added later: files of versions without textures lack all of them, files without slots lack `factor`."""
 PRIVATE = ("arguments", "machine")
-"""What of the provenance concerns nobody else."""
+"""Entries of the provenance that `published` removes."""
 
 
 REMEDY = "take a whole synthetic.safetensors that astdistill wrote"
 
 
 class _Words(Record):
-    """What a file's header says, of the kinds that it should be; `SyntheticSet` tells what each is."""
+    """Validates the header of a file; `SyntheticSet` describes the fields."""
 
     model_config = FINITE
 
@@ -57,42 +57,45 @@ class _Words(Record):
 
 
 def restored(path: Path, description: Any, tensors: Mapping[str, Tensor]) -> Preprocessing:
-    """The preprocessing that `path` describes. Raises InputError where its pieces are absent, or do not fit each
-    other."""
+    """The preprocessing stored in `path`. Raises InputError if its parts are missing or inconsistent."""
     with reading(path, "a preprocessing", REMEDY):
-        made = Preprocessing.restore(description, tensors)
-        (channels, *_), size = made.shape, math.prod(made.shape)
-        length = {"zca": size, "rat": 2}.get(made.kind, channels)
-        wanted = {"std": [channels], "mean": [length], "eigenvalues": [size], "eigenvectors": [size, size]}
-        wrong = [
-            name for name, tensor in made.tensors().items() if list(tensor.shape) != wanted[name] or not _finite(tensor)
+        fitted = Preprocessing.restore(description, tensors)
+        (channels, *_), size = fitted.shape, math.prod(fitted.shape)
+        length = {"zca": size, "rat": 2}.get(fitted.kind, channels)
+        shapes = {"std": [channels], "mean": [length], "eigenvalues": [size], "eigenvectors": [size, size]}
+        invalid = [
+            name
+            for name, tensor in fitted.tensors().items()
+            if list(tensor.shape) != shapes[name] or not _is_finite(tensor)
         ]
-        if wrong or (made.std is not None and not bool((made.std > 0).all())):
-            raise ValueError(f"its {(wrong or ['std'])[0]} is not what it should be")
-        if not (isinstance(made.statistics, str) and min(made.shape) >= 0 and 0 <= made.eps < math.inf):
+        if invalid or (fitted.std is not None and not bool((fitted.std > 0).all())):
+            raise ValueError(f"its {(invalid or ['std'])[0]} is not what it should be")
+        if not (isinstance(fitted.statistics, str) and min(fitted.shape) >= 0 and 0 <= fitted.eps < math.inf):
             raise ValueError("its description is not what it should be")
-    return made
+    return fitted
 
 
-def _finite(tensor: Tensor) -> bool:
+def _is_finite(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
-def _misfit(read: SyntheticSet) -> str:
-    """Why these tensors are no distilled set of these words; '' where they are."""
-    images, count, classes = read.images, len(read.images), len(read.classes)
+def _inconsistency(loaded: SyntheticSet) -> str:
+    """A description of what is inconsistent in a set; '' if nothing is."""
+    images, count, classes = loaded.images, len(loaded.images), len(loaded.classes)
     if images.ndim != 4 or not images.numel() or count % classes:
         return f"images of shape {list(images.shape)} for {classes} classes"
-    if list(read.targets.shape) != [count, classes]:
-        return f"targets of shape {list(read.targets.shape)} for {count} images and {classes} classes"
-    if not (_finite(images) and _finite(read.targets)):
+    if list(loaded.targets.shape) != [count, classes]:
+        return f"targets of shape {list(loaded.targets.shape)} for {count} images and {classes} classes"
+    if not (_is_finite(images) and _is_finite(loaded.targets)):
         return "images or targets that are no finite numbers"
-    if read.lr.numel() != 1 or not _finite(read.lr) or float(read.lr) <= 0:
+    if loaded.lr.numel() != 1 or not _is_finite(loaded.lr) or float(loaded.lr) <= 0:
         return "a learning rate that is no positive number"
-    if any(side % read.canvas for side in images.shape[2:]):
-        return f"images of shape {list(images.shape)} on a canvas of {read.canvas}"
-    if any(want not in (0, has) for want, has in zip(read.preprocessing.shape, read.shape, strict=True)):
-        return f"images of shape {list(read.shape)}, and a preprocessing of {list(read.preprocessing.shape)}"
+    if any(side % loaded.canvas for side in images.shape[2:]):
+        return f"images of shape {list(images.shape)} on a canvas of {loaded.canvas}"
+    if any(
+        expected not in (0, length) for expected, length in zip(loaded.preprocessing.shape, loaded.shape, strict=True)
+    ):
+        return f"images of shape {list(loaded.shape)}, and a preprocessing of {list(loaded.preprocessing.shape)}"
     return ""
 
 
@@ -108,7 +111,7 @@ class SyntheticSet:
 
     Above a `canvas` k of 1 the images are textures, `[N, C, k H, k W]` on a torus; networks learn from `canvas_samples`
     random circular crops `[C, H, W]` of each in every step. Above a `factor` r of 1 each image is a slot of r × r
-    sub-images, which `decoded` enlarges to images of their own; networks learn from those.
+    sub-images, which `decoded` enlarges to whole images; networks learn from those.
     """
 
     images: Images
@@ -122,11 +125,11 @@ class SyntheticSet:
     preprocessing: Preprocessing
     """From pixels in [0, 1] to the space of the images."""
     data: DataConfig
-    """What `load_dataset` builds the real data from."""
+    """The configuration of the real data, for `load_dataset`."""
     model: str
     """The student network, as `build_model` takes it."""
     labels: LabelKind = "hard"
-    """What targets are: "hard", "soft" or "weights"."""
+    """The kind of the targets: "hard", "soft" or "weights"."""
     augmentation: str = ""
     """DSA operations joined by underscores; empty for none."""
     momentum: float = 0.0
@@ -134,7 +137,7 @@ class SyntheticSet:
     method: str = ""
     """The name of the method."""
     fingerprint: str = ""
-    """`Dataset.fingerprint` of the real data; empty where it is not known."""
+    """`Dataset.fingerprint` of the real data; empty if unknown."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Versions, settings and times of the run."""
     canvas: int = 1
@@ -147,17 +150,17 @@ class SyntheticSet:
     def __repr__(self) -> str:
         """One line: images, shape, classes, labels, network, method."""
         shape = dimensions(self.images.shape[1:])
-        words = (f"{len(self.classes)} classes", f"{self.labels} labels", self.model, self.method)
-        return f"{type(self).__name__}({len(self.images):,} images of {shape}, {', '.join(filter(None, words))})"
+        details = (f"{len(self.classes)} classes", f"{self.labels} labels", self.model, self.method)
+        return f"{type(self).__name__}({len(self.images):,} images of {shape}, {', '.join(filter(None, details))})"
 
     @property
     def texture(self) -> TextureSpec:
-        """What the images lie on."""
+        """The layout of the images: ordinary images, textures or slots."""
         return TextureSpec(canvas=self.canvas, samples=self.canvas_samples, factor=self.factor)
 
     def decoded(self) -> Self:
-        """The set as networks see it, with each sub-image of a slot as an image of its own, and the slot's target; the
-        set itself where there are no slots."""
+        """The set with each sub-image of a slot as a separate image, with the target of the slot; the set itself if
+        there are no slots."""
         if self.factor == 1:
             return self
         images, targets = self.texture.decoded(self.images), self.texture.for_each(self.targets)
@@ -165,8 +168,8 @@ class SyntheticSet:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of what is stored for training: pixels as they are kept, and probabilities where labels are not one
-        class each. (A class number, one learning rate and the whitening are not counted.)"""
+        """Bytes stored for training: pixels in their stored type, and targets unless each is a single class. (Class
+        numbers, the learning rate and the whitening are not counted.)"""
         labels = 0
         if not self.certain:
             labels = self.targets.numel() * self.targets.element_size()
@@ -174,15 +177,15 @@ class SyntheticSet:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Of the tensors that networks learn from, by name, as `save` writes them to the file."""
-        return {name: fingerprint(tensor.cpu()) for name, tensor in self._learned_from().items()}
+        """Digests of the tensors that networks learn from, by name, as `save` writes them to the file."""
+        return {name: fingerprint(tensor.cpu()) for name, tensor in self._training_tensors().items()}
 
-    def _learned_from(self) -> dict[str, Tensor]:
+    def _training_tensors(self) -> dict[str, Tensor]:
         return {"images": self.images, "targets": self.targets, "lr": self.lr}
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of what a network sees of an image."""
+        """Channels, height, width of the input of a network."""
         channels, height, width = self.images.shape[1:]
         return channels, height // self.canvas, width // self.canvas
 
@@ -193,7 +196,7 @@ class SyntheticSet:
 
     @property
     def ipc(self) -> int:
-        """Images per class, as they are stored: a slot of several sub-images counts once."""
+        """Stored images per class: a slot of several sub-images counts once."""
         return len(self.images) // len(self.classes)
 
     @property
@@ -206,27 +209,27 @@ class SyntheticSet:
         """The targets as distributions over the classes, `[N, K]`; weights as they are."""
         return self.targets.softmax(dim=1) if self.labels == "soft" else self.targets
 
-    @cached_property  # asked for by every table and file, and a look at the device each time
+    @cached_property  # used by every table and file; each evaluation synchronises with the device
     def certain(self) -> bool:
-        """Whether every target is one class for sure: hard labels that nobody has smoothed."""
+        """Whether every target is a single class: hard labels without smoothing."""
         return self.labels == "hard" and torch.equal(
             self.targets, one_hot(self.hard_labels, len(self.classes)).to(self.targets)
         )
 
     def unclipped(self) -> Images:
-        """The images with the whitening undone, on the CPU, also where that leaves [0, 1]; of textures the whole
+        """The images with the preprocessing inverted, on the CPU, not clipped to [0, 1]; of textures the whole
         canvases."""
         return self.texture.undone(self.images.detach().float().cpu(), self.preprocessing.to("cpu").invert)
 
     def pixels(self) -> Images:
-        """The images with the whitening undone, clipped to [0, 1]; of textures the whole canvases (see
+        """The images with the preprocessing inverted, clipped to [0, 1]; of textures the whole canvases (see
         `TextureSpec.undone`)."""
         return self.unclipped().clamp(0, 1)
 
     def published(self) -> Self:
-        """The set as others get it: of folders and files their own names alone, no command line and no machine.
+        """The set for publication: paths are reduced to names, command line and machine are removed.
 
-        The fingerprint still tells whether somebody's data are those that it was made from.
+        The fingerprint still identifies the data that the set was made from.
         """
         provenance = {name: value for name, value in self.provenance.items() if name not in PRIVATE}
         data = self.data.replace(source=without_places(self.data.source))
@@ -235,17 +238,17 @@ class SyntheticSet:
     def compact(self) -> Self:
         """The same set without ZCA's matrix, for a file of a few hundred kB.
 
-        It is evaluated as it is on the data that it was made of, which bring the matrix. To look at its images, or to
-        use it on other images, see `completed`.
+        It can be evaluated directly on the data that it was made from, whose preprocessing has the matrix. To view its
+        images, or to use it on other images, see `completed`.
         """
         return replace(self, preprocessing=self.preprocessing.compact())
 
     def completed(self, preprocessing: Preprocessing) -> Self:
-        """The same set with the whole `preprocessing` of the data that it was made of. Raises InputError where it is
-        another one.
+        """The same set with the whole `preprocessing` of the data that it was made from. Raises InputError for a
+        different one.
 
         Args:
-            preprocessing: That of the data, as `load_dataset(synthetic.data).preprocessing`.
+            preprocessing: The preprocessing of the data, as `load_dataset(synthetic.data).preprocessing`.
         """
         if preprocessing.hash != self.preprocessing.hash:
             raise InputError(
@@ -255,13 +258,13 @@ class SyntheticSet:
         return replace(self, preprocessing=preprocessing)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file that is enough to train on, evaluate and look at the set. Raises DivergedError,
-        with nothing written, where a number of it is not finite.
+        """Write one safetensors file with everything that is needed to train on, evaluate and view the set. Raises
+        DivergedError, and writes nothing, if a value is not finite.
 
         Args:
-            path: The file, which is replaced where there is one.
+            path: The file; an existing file is replaced.
         """
-        tensors = self._learned_from()
+        tensors = self._training_tensors()
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise DivergedError(
@@ -272,7 +275,7 @@ class SyntheticSet:
         save_tensors(path, tensors, self.header())
 
     def header(self) -> dict[str, Any]:
-        """Everything that is no tensor, ready for JSON: what the file says of itself."""
+        """Everything that is not a tensor, ready for JSON: the header of the file."""
         return {
             "format": FORMAT,
             "classes": list(self.classes),
@@ -315,14 +318,14 @@ class SyntheticSet:
                 f"{file} is not a distilled set of format {FORMAT} (it says {header.get('format')!r}); "
                 f"name the synthetic.safetensors of a run."
             )
-        absent = [
+        missing = [
             name
             for name in ("targets", "lr", "classes", "preprocessing", "data", *WORDS)
             if name not in tensors and name not in header
         ]
-        if absent:
+        if missing:
             raise InputError(
-                f"{file} lacks its '{absent[0]}'; take a whole synthetic.safetensors that astdistill wrote."
+                f"{file} lacks its '{missing[0]}'; take a whole synthetic.safetensors that astdistill wrote."
             )
         state = {
             name.removeprefix("preprocessing."): tensor
@@ -330,21 +333,21 @@ class SyntheticSet:
             if name.startswith("preprocessing.")
         }
         with reading(file, "a distilled set", REMEDY):
-            words = _Words.model_validate(
+            fields = _Words.model_validate(
                 {name: header[name] for name in ("classes", *WORDS, *LATER) if name in header}
             )
-            read = cls(
+            loaded = cls(
                 images=tensors["images"],
                 targets=tensors["targets"],
                 lr=tensors["lr"],
                 preprocessing=restored(file, header["preprocessing"], state),
                 data=DataConfig.model_validate(header["data"]),
-                **dict(words),
+                **dict(fields),
             )
-            wrong = _misfit(read)
-        if wrong:
-            raise InputError(f"{file} does not hold a distilled set ({wrong}); {REMEDY}.")
-        return read
+            problem = _inconsistency(loaded)
+        if problem:
+            raise InputError(f"{file} does not hold a distilled set ({problem}); {REMEDY}.")
+        return loaded
 
 
 def one_hot(labels: Labels, classes: int) -> Targets:

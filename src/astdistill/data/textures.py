@@ -1,4 +1,4 @@
-"""What is seen of a stored image: all of it, random circular crops of a texture, or the sub-images of a slot.
+"""Views of a stored image: the whole image, random circular crops of a texture, or the sub-images of a slot.
 
 Textures: X lies on a torus larger than what a network sees, and every step sees random circular crops of it.
 
@@ -31,21 +31,21 @@ from .augmentation import pixels_at
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """What is seen of each of B images: all of it."""
+    """The views of B images: each image as a whole."""
 
     def __call__(self, images: Batch) -> Batch:
-        """What is seen of `images`."""
+        """The views of `images`."""
         return images
 
     def to(self, device: torch.device | str) -> Crops:
-        """The same crops with their numbers on `device`."""
+        """The same crops with their tensors on `device`."""
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class CircularCrops(Crops):
-    """What is seen of each of B canvases: `size` (height, width) pixels down and right of a corner `[B]`, going round
-    the torus."""
+    """Crops of B canvases: `size` (height, width) pixels down and right of the corners (`rows`, `columns`) `[B]`,
+    wrapping around the torus."""
 
     size: tuple[int, int]
     rows: Int[Tensor, " B"]
@@ -64,8 +64,8 @@ class CircularCrops(Crops):
 
 
 class TextureSpec(Record):
-    """How much larger than an image a canvas is, and how often a step looks at it; or how many sub-images a slot has.
-    With `canvas` and `factor` 1 images are ordinary ones; one of both is 1."""
+    """The size of a canvas in images and its crops in a step, or the number of sub-images of a slot. With `canvas` and
+    `factor` 1 images are ordinary ones; at least one of the two is 1."""
 
     canvas: int = Field(default=1, ge=1)
     """k: a canvas is k H × k W pixels."""
@@ -75,18 +75,18 @@ class TextureSpec(Record):
     """r: a stored image is a slot of r × r sub-images."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[TextureSpec], dict[str, Any]]) -> dict[str, Any]:
-        """The factor is written where there is one, so that digests of earlier versions stay."""
+    def _omit_default_factor(self, handler: Callable[[TextureSpec], dict[str, Any]]) -> dict[str, Any]:
+        """Omit a factor of 1, so that digests equal those of earlier versions."""
         return {name: value for name, value in handler(self).items() if name != "factor" or value != 1}
 
     @property
     def cells(self) -> int:
-        """Images that a canvas, or a slot, has room for: k² or r²."""
+        """Images that fit on a canvas or in a slot: k² or r²."""
         return (self.canvas * self.factor) ** 2
 
     @property
     def looks(self) -> int:
-        """Images that a network sees of each stored one in a pass over all of them."""
+        """Images that a network sees of each stored image in one pass over the set."""
         return self.samples * self.factor**2
 
     @property
@@ -97,36 +97,35 @@ class TextureSpec(Record):
     def decoded(self, slots: Images) -> Images:
         """The r² images of each slot in turn, `[N r², C, H, W]` from `[N, C, H, W]`, enlarged bilinearly.
 
-        Differentiable in the slots. Canvases and ordinary images are themselves.
+        Differentiable in the slots. Canvases and ordinary images are returned unchanged.
         """
         if self.factor == 1:
             return slots
         return interpolate(self.cut(slots), size=slots.shape[2:], mode="bilinear", align_corners=False)
 
     def encoded_gradient(self, slots: Images, slopes: Images) -> Images:
-        """The derivative with respect to the slots, `[N, C, H, W]`, from that with respect to what `decoded` makes of
-        them."""
+        """The derivative with respect to the slots, `[N, C, H, W]`, from that with respect to the `decoded` images."""
         if self.factor == 1:
             return slopes
         slots = slots.detach().requires_grad_()
         return torch.autograd.grad(self.decoded(slots), slots, slopes)[0]
 
     def for_each(self, rows: Tensor) -> Tensor:
-        """What belongs to a stored image, such as its target, once for each of its sub-images."""
+        """Rows of stored images, such as their targets, repeated for each sub-image."""
         if self.factor == 1:
             return rows
         return rows.repeat_interleave(self.per_slot, dim=0)
 
     def fitted(self, images: Images, size: tuple[int, int]) -> Images:
-        """Images in the size of a cell, where `size` (height, width) is that of a whole image: made smaller by means of
-        pixels, or larger bilinearly."""
-        wanted = size[0] // self.factor, size[1] // self.factor
+        """Images resized to a cell, where `size` (height, width) is that of a whole image: reduced by average pooling,
+        or enlarged bilinearly."""
+        target = size[0] // self.factor, size[1] // self.factor
         shape = images.shape[2], images.shape[3]
-        if shape == wanted:
+        if shape == target:
             return images
-        if shape > wanted:
-            return adaptive_avg_pool2d(images, wanted)
-        return interpolate(images, size=wanted, mode="bilinear", align_corners=False)
+        if shape > target:
+            return adaptive_avg_pool2d(images, target)
+        return interpolate(images, size=target, mode="bilinear", align_corners=False)
 
     @property
     def _side(self) -> int:
@@ -138,12 +137,12 @@ class TextureSpec(Record):
         return shape[0], self.canvas * shape[1], self.canvas * shape[2]
 
     def repeated(self, chosen: Tensor) -> Tensor:
-        """The indices of the canvases that a step looks at, in the last dimension of `chosen`, once for each sample."""
+        """The indices of the canvases of a step, repeated along the last dimension of `chosen` for each sample."""
         return torch.cat([chosen] * self.samples, dim=-1)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Crops:
-        """Crops of `size` (height, width) of `count` canvases, every corner as likely; ordinary images are seen whole:
-        nothing is drawn."""
+        """Crops of `size` (height, width) of `count` canvases, with uniform random corners; whole images, without
+        drawing numbers, if images are ordinary."""
         if self.canvas == 1:
             return Crops()
         rows, columns = (torch.randint(self.canvas * side, (count,), generator=generator) for side in size)
@@ -156,8 +155,8 @@ class TextureSpec(Record):
         return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
     def cut(self, canvases: Images) -> Images:
-        """The cells `[N k², C, H, W]` of canvases `[N, C, k H, k W]`, or the sub-images of slots: what `tiled` made
-        them from."""
+        """The cells `[N k², C, H, W]` of canvases `[N, C, k H, k W]`, or the sub-images of slots: the inverse of
+        `tiled`."""
         cells = canvases.unflatten(3, (self._side, -1)).unflatten(2, (self._side, -1))
         return cells.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
@@ -166,41 +165,41 @@ class TextureSpec(Record):
         images."""
 
         def mean(theta: Params, stored: Images) -> Logits:
-            seen = self.decoded(stored)
+            views = self.decoded(stored)
             if self.factor == 1:
-                seen = self.cut(stored)
-            return network(theta, seen).unflatten(0, (-1, self.cells)).mean(dim=1)
+                views = self.cut(stored)
+            return network(theta, views).unflatten(0, (-1, self.cells)).mean(dim=1)
 
         return mean
 
     def undone(self, canvases: Images, invert: Callable[[Images], Images]) -> Images:
-        """The canvases with a preprocessing of H × W images undone by `invert`, without a seam.
+        """The canvases with a preprocessing of H × W images inverted by `invert`, without a seam.
 
-        Windows go round the torus a quarter of an image apart; each is inverted by itself and counts with a weight that
-        falls to almost nothing at its border, sin² of the way across, because whitening ties a pixel to its whole
-        window. A preprocessing of single pixels is undone exactly, up to rounding. (On CIFAR-100 a canvas that is
-        shifted by some other distance then gives the same picture to 6 %, with windows half an image apart to 23 %,
-        cell by cell to 68 %.)
+        Windows cover the torus a quarter of an image apart; each is inverted separately and weighted by sin² of the
+        relative position, which falls to almost 0 at its border, because whitening ties a pixel to its whole window. A
+        preprocessing of single pixels is inverted exactly, up to rounding. (On CIFAR-100 a canvas that is shifted by
+        some other distance then gives the same picture to 6 %, with windows half an image apart to 23 %, cell by cell
+        to 68 %.)
         """
         if self.canvas == 1:
             return invert(canvases)
         height, width = (side // self.canvas for side in canvases.shape[2:])
-        weight = _bump(height, canvases)[:, None] * _bump(width, canvases)
+        weight = _sine_window(height, canvases)[:, None] * _sine_window(width, canvases)
         total, weights = torch.zeros_like(canvases), torch.zeros_like(canvases[0, 0])
         for top in range(0, self.canvas * height, max(1, height // 4)):
             for left in range(0, self.canvas * width, max(1, width // 4)):
                 window = canvases.roll((-top, -left), (2, 3))[:, :, :height, :width]
-                sums, there = torch.zeros_like(canvases), torch.zeros_like(weights)
-                sums[:, :, :height, :width], there[:height, :width] = weight * invert(window), weight
+                sums, window_weight = torch.zeros_like(canvases), torch.zeros_like(weights)
+                sums[:, :, :height, :width], window_weight[:height, :width] = weight * invert(window), weight
                 total += sums.roll((top, left), (2, 3))
-                weights += there.roll((top, left), (0, 1))
+                weights += window_weight.roll((top, left), (0, 1))
         return total / weights
 
 
 ORDINARY = TextureSpec()
-"""Neither torus nor slot: every image is seen whole."""
+"""Neither torus nor slot: networks see whole images."""
 
 
-def _bump(side: int, like: Tensor) -> Tensor:
-    """[side]: sin² of the way across, positive everywhere."""
+def _sine_window(side: int, like: Tensor) -> Tensor:
+    """`[side]`: sin² of the relative position, positive everywhere."""
     return torch.sin(math.pi * (torch.arange(side, device=like.device, dtype=like.dtype) + 0.5) / side).square()

@@ -1,4 +1,4 @@
-"""The outer loop: advance, save, validate, stop with a cause, finish."""
+"""The outer loop: take outer steps, save, validate, stop with a reason, finish."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from .state import Counters, DistillState, Snapshot
 
 
 def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSettings, seed: int) -> float:
-    """Mean accuracy, in percent, on the validation split; the same networks every time, so that sets are compared
-    alike."""
-    # E passes and not E + 1: a resumed run goes on with the validation that it began with.
+    """Mean accuracy, in percent, on the validation split; with the same networks every time, so that sets are
+    comparable."""
+    # E passes and not E + 1: a resumed run keeps the validation that it started with.
     recipe = MTT_PROTOCOL.replace(
         epochs=settings.validate_epochs, released_count=False, augmentation=synthetic.augmentation
     )
@@ -52,64 +52,65 @@ def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSetting
     return scores.architecture[synthetic.model].mean
 
 
-def _best_of(run: Distillation) -> SyntheticSet:
-    """The best set of a run folder. It may be of a later step than the state, where the run was killed between the two.
-    Raises InputError where fewer iterations were asked for than it took."""
+def _load_best(run: Distillation) -> SyntheticSet:
+    """Load the best set of a run folder. It may be of a later step than the state, if the run was killed between the
+    two writes. Raises InputError if fewer iterations are requested than it took."""
     assert run.out is not None, "only a run folder holds one"
     path = RunDir(run.out).best
     best = SyntheticSet.load(path)
-    taken = int(best.provenance.get("iteration", 0))
-    if taken > run.settings.iterations:
+    step = int(best.provenance.get("iteration", 0))
+    if step > run.settings.iterations:
         raise InputError(
-            f"--distill.iterations {run.settings.iterations} was asked for, but {path} is of outer step {taken}; ask "
-            f"for {taken} or more, or choose another --out."
+            f"--distill.iterations {run.settings.iterations} was asked for, but {path} is of outer step {step}; ask "
+            f"for {step} or more, or choose another --out."
         )
     return best
 
 
 class Saver:
-    """Writes what a run leaves behind, and keeps the best set by the validation split."""
+    """Writes the files of a run, and keeps the best set by the validation split."""
 
     def __init__(self, run: Distillation, state: DistillState) -> None:
         self.run, self.saved = run, time.monotonic()
-        # Without a best in the state, a file of that name is of a run that was deleted or killed before its first save.
-        self.best = _best_of(run) if run.out and state.counters.best else None
+        # Without a best in the state, that file belongs to a run that was deleted or killed before its first save.
+        self.best = _load_best(run) if run.out and state.counters.best else None
         if run.out:
             forget(run.out, state.counters.iteration)
         self._confirmed: Snapshot | None = None
-        self._keep_frame(state)
+        self._save_frame(state)
 
     def confirmed(self, state: DistillState) -> None:
-        """Save the state if the last time was long enough ago; called once its own gradient is known to be finite.
+        """Save the state if the last save was long enough ago; called once the gradient at this state is known to be
+        finite.
 
-        So no state on disk is one that a huge but finite step has ruined.
+        So no saved state was ruined by a huge but finite step.
         """
         self._confirmed = state.latest()
         if time.monotonic() - self.saved >= self.run.settings.checkpoint_seconds:
             self._write(self._confirmed)
 
     def after_step(self, state: DistillState, line: StepRecord) -> None:
-        """Validate where that is due, and log the step."""
+        """Validate every `validate_every` steps, and log the step."""
         every = self.run.settings.validate_every
-        due = every > 0 and state.counters.iteration % every == 0
-        if due:
+        validating = every > 0 and state.counters.iteration % every == 0
+        if validating:
             line["validation"] = validate(self.run.result(state), self.run.dataset, self.run.settings, self.run.seed)
-            self._consider(state, float(line["validation"]))
+            self._update_best(state, float(line["validation"]))
         if self.run.out:
             append_line(RunDir(self.run.out).metrics, line)
-        self._keep_frame(state)
+        self._save_frame(state)
         if line.get("skipped"):
             console().print(f"step {line['iteration']} skipped: {line['skipped']}", highlight=False)
         if line.get("halved"):
-            told = f"the loss has not fallen for {self.run.settings.plateau} steps; learning rates are halved"
-            console().print(f"step {line['iteration']}: {told}", highlight=False)
+            message = f"the loss has not fallen for {self.run.settings.plateau} steps; learning rates are halved"
+            console().print(f"step {line['iteration']}: {message}", highlight=False)
 
-    def _keep_frame(self, state: DistillState) -> None:
+    def _save_frame(self, state: DistillState) -> None:
         iteration = state.counters.iteration
         if self.run.out and self.run.settings.snapshots and due(iteration):
             Frame.of(self.run.result(state), iteration).save(self.run.out)
 
-    def _consider(self, state: DistillState, accuracy: float) -> None:
+    def _update_best(self, state: DistillState, accuracy: float) -> None:
         if accuracy > state.counters.best.get("accuracy", -1.0):
             state.counters.best = {"iteration": state.counters.iteration, "accuracy": accuracy}
             self.best = self.run.result(state)
@@ -122,8 +123,7 @@ class Saver:
 
     @contextmanager
     def saving_when_stopped(self) -> Iterator[None]:
-        """Save the last state that was confirmed where SIGINT or SIGTERM ends the block, at whatever moment of a
-        step."""
+        """Save the last confirmed state if SIGINT or SIGTERM ends the block, at any point of a step."""
         try:
             yield
         except KeyboardInterrupt:
@@ -131,9 +131,9 @@ class Saver:
                 self._write(self._confirmed)
             raise
 
-    def _write(self, taken: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot) -> None:
         if self.run.out:
-            taken.save(RunDir(self.run.out).state, self.run.key)
+            snapshot.save(RunDir(self.run.out).state, self.run.key)
         self.saved = time.monotonic()
 
 
@@ -159,43 +159,43 @@ def distill(
     cluster: str | None = None,
     allow_mixed: bool = False,
 ) -> SyntheticSet:
-    """The distilled set: `ipc` images per class that the method's outer steps have changed.
+    """Distil the data into `ipc` images per class, which the method's outer steps change. Returns the synthetic set.
 
     With `settings.validate_every`, `synthetic.safetensors` is the best set by the validation split and
     `last.safetensors` the last; without, it is the last.
 
     Args:
         dataset: The real data.
-        experts: Their trajectories. None where the method's `expert` is None.
+        experts: Trajectories of experts. None if the method's `expert` is None.
         method: How to distil, as in `astdistill.methods`; MTT by default.
         model: The student network, for a method without experts. None: that of the experts.
         ipc: Images per class, 1 or more.
-        settings: How long and how fast. None: `DistillSettings()`.
+        settings: Settings of the outer loop. None: `DistillSettings()`.
         out: A folder, which gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`; the same call
             resumes a run that was killed, to the same bits on a CPU. None: nothing is written.
-        seed: Of all draws.
+        seed: Seed of all random draws.
         observers: Each is called with (run, state, record) after every outer step, and must change nothing.
         engine: What computes derivatives: "auto", "native", "compiled", "compiled-bfloat16" or "eager". None:
             $ASTDISTILL_ENGINE, or the fastest that can.
-        device: Where the data is taken to, such as "cpu" or "cuda". None: where it lies.
-        threads: Threads of the CPU. None: torch's own number. Afterwards torch's number is what it was before. Engine,
-            device and threads are no part of what tells runs apart.
-        workers: Processes that share each outer step, where the method's step has several trajectories: each takes its
-            part of the threads and, with several GPUs, one GPU. The result is the same to the bit as that of one
-            process with as many threads as a worker has. None: this process alone.
+        device: Device to which the data is moved, such as "cpu" or "cuda". None: its current device.
+        threads: Threads of the CPU. None: torch's own number. Torch's number is restored afterwards. Engine, device and
+            threads are not part of the identity of a run.
+        workers: Processes that share each outer step, if the method's step has several trajectories: each takes its
+            part of the threads and, with several GPUs, one GPU. The result is bitwise that of one process with as many
+            threads as a worker has. None: this process alone.
         cluster: "auto" or HOST:PORT: the trajectories are computed on the nodes of that Ray cluster, each by `threads`
-            (None: one). The experts must lie where all nodes see them. None: on this machine.
-        allow_mixed: Take nodes of a cluster, too, that would compute other bits.
+            (None: one). All nodes must see the experts. None: on this machine.
+        allow_mixed: Also use nodes of a cluster that would compute different bits.
 
-    Where torchrun has started this process, rank 0 alone does what is described here, and the others share its outer
-    steps; all return the same set.
+    Under torchrun, only rank 0 does what is described here, and the other ranks share its outer steps; all return the
+    same set.
 
     Returns:
-        The set, as what is last or best.
+        The best set by the validation split, or the last set without validation.
 
     Raises:
-        InputError: Before anything is written, where the parts do not fit and where another process is writing to
-            `out`.
+        InputError: The arguments do not fit together, or another process is writing to `out`; raised before anything
+            is written.
         DivergedError: Too many steps in a row were skipped, or a number is not finite.
         FolderGoneError: `out` was deleted meanwhile.
     """
@@ -205,7 +205,7 @@ def distill(
     dataset = moved(dataset, device)
     with ranks.leading() as answers, computing(engine, threads, cluster, allow_mixed):
         settings = settings or DistillSettings()
-        network = _network(method, experts, model)
+        network = _network_name(method, experts, model)
         if experts is not None:
             experts = experts.first(settings.max_experts or len(experts))
         check(dataset, experts, method, settings, ipc)
@@ -220,7 +220,7 @@ def distill(
         run = Distillation(
             dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, flat, network
         )
-        with _writing(run.out):
+        with _lock_run(run.out):
             state = run.start()
             with shared(run, plan, state.counters.iteration) as run:
                 best = _iterate(run, state, observers)
@@ -228,15 +228,15 @@ def distill(
             return answers[-1]
 
 
-def _writing(out: Path | None) -> AbstractContextManager[None]:
-    """The run folder, if there is one, for this process alone."""
+def _lock_run(out: Path | None) -> AbstractContextManager[None]:
+    """Lock the run folder, if there is one, for this process."""
     if out is None:
         return nullcontext()
     return RunDir(out).writing()
 
 
-def _network(method: Method, experts: TrajectoryStore | None, model: str | None) -> str:
-    """The student's name. Raises InputError where it is not known, and for experts that are missing, too many, or of
+def _network_name(method: Method, experts: TrajectoryStore | None, model: str | None) -> str:
+    """Name of the student network. Raises InputError if it is not known, or if experts are missing, superfluous, or of
     another network."""
     if method.expert is not None and experts is None:
         raise InputError(f"Method '{method.name}' needs experts, and none were given; pass those of train_experts.")
@@ -249,14 +249,15 @@ def _network(method: Method, experts: TrajectoryStore | None, model: str | None)
             f"Method '{method.name}' has no experts that say what its network is; name one, for example "
             f"model='convnet-d3'."
         )
-    own = experts.identity.model if experts else str(model)
-    if model is not None and model != own:
-        raise InputError(f"model='{model}' was given, but the experts are networks '{own}'; leave model out.")
-    return own
+    network = experts.identity.model if experts else str(model)
+    if model is not None and model != network:
+        raise InputError(f"model='{model}' was given, but the experts are networks '{network}'; leave model out.")
+    return network
 
 
 def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observer]) -> SyntheticSet | None:
-    """Advance `state` to the last iteration; the best set by the validation split, if that was asked for."""
+    """Advance `state` to the last iteration. Returns the best set by the validation split, or None without
+    validation."""
     saver, counters, clock = Saver(run, state), state.counters, StepClock(run.out)
     with (
         saver.saving_when_stopped(),
@@ -276,36 +277,36 @@ def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observe
                 state.roll_back()
                 saver.save(state)
                 _finish(run, state, saver.best)
-                raise DivergedError(_too_many(run, line))
+                raise DivergedError(_divergence_message(run, line))
             progress.step(note=_note(line, counters))
         saver.save(state)
     return saver.best
 
 
 def _note(line: StepRecord, counters: Counters) -> str:
-    """What stands beside the bar after a step."""
-    words = [f"loss {line['loss']:.4f}, η {line['lr']:.4g}"]
-    words += [
-        f"{word} {count}" for word, count in (("skipped", counters.skipped), ("passed", counters.passed)) if count
+    """Text next to the progress bar after a step."""
+    parts = [f"loss {line['loss']:.4f}, η {line['lr']:.4g}"]
+    parts += [
+        f"{label} {count}" for label, count in (("skipped", counters.skipped), ("passed", counters.passed)) if count
     ]
     if counters.best:
-        words.append(f"best validation {counters.best['accuracy']:.1f} % after step {counters.best['iteration']:.0f}")
-    return ", ".join(words)
+        parts.append(f"best validation {counters.best['accuracy']:.1f} % after step {counters.best['iteration']:.0f}")
+    return ", ".join(parts)
 
 
-def _too_many(run: Distillation, line: StepRecord) -> str:
-    kept = f" The last good state is in {run.out}." if run.out else ""
+def _divergence_message(run: Distillation, line: StepRecord) -> str:
+    saved_note = f" The last good state is in {run.out}." if run.out else ""
     if "passed" in line:
         return (
             f"{run.settings.max_passes} outer steps in a row were passed over, the last, {line['iteration']}, because "
             f"{line['passed']}; "
-            f"raise --method.step-filter.threshold, or lower --distill.lr-img and start in a new folder.{kept}"
+            f"raise --method.step-filter.threshold, or lower --distill.lr-img and start in a new folder.{saved_note}"
         )
     cause, _, remedy = str(line["skipped"]).partition("; ")
     remedy = remedy or "lower --distill.lr-img, --distill.lr-lr or --distill.lr-init"
     return (
         f"{run.settings.max_skips} outer steps in a row were skipped, the last, {line['iteration']}, because {cause}; "
-        f"{remedy}, and start in a new folder.{kept}"
+        f"{remedy}, and start in a new folder.{saved_note}"
     )
 
 

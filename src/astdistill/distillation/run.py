@@ -1,4 +1,4 @@
-"""One distillation: what it is made of, its start, one outer step of it, and its result."""
+"""One distillation run: its components, its initial state, one outer step, and its result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ StepRecord = dict[str, float | int | str]
 
 @dataclass(frozen=True)
 class Distillation:
-    """One run: what it is made of, and where it writes (nowhere if `out` is None)."""
+    """One run: its data, method and settings, and the folder to which it writes (none if `out` is None)."""
 
     dataset: Dataset
     experts: TrajectoryStore | None
@@ -47,30 +47,31 @@ class Distillation:
     seed: int
     model: FlatModel
     network: str = ""
-    """The student's name, which is that of the experts where there are some."""
+    """Name of the student network; that of the experts, if there are any."""
     compute_terms: Callable[[OuterStep, Setup, Variables, int, int], Terms] = one_after_another
     """Computes the terms of an outer step (see `sharing.shared`)."""
 
     @property
     def setup(self) -> Setup:
-        """What every outer step is told."""
+        """What all outer steps of the run share."""
         network = self.network or (self.experts.identity.model if self.experts else "")
         return Setup(self.dataset, self.experts, network, self.model, self.method, self.settings, self.compute_terms)
 
     @property
     def seen(self) -> Setup:
-        """The same for a step that is given the sub-images of slots as images of their own, as steps are."""
+        """The setup that outer steps receive, in which the sub-images of slots are separate images."""
         if self.settings.factor == 1:
             return self.setup
         return replace(self.setup, settings=self.settings.replace(factor=1))
 
     def _decoded(self, stored: Variables) -> Variables:
-        """The variables as a step sees them: each sub-image of a slot by itself, with the target of its slot."""
+        """The variables that a step receives: each sub-image of a slot is a separate image, with the target of its
+        slot."""
         texture = self.settings.texture
         return stored.replace(images=texture.decoded(stored.images), targets=texture.for_each(stored.targets))
 
     def _encoded(self, gradient: MetaGradient, stored: Variables) -> MetaGradient:
-        """The derivatives with respect to what is stored, from those of `_decoded`."""
+        """The derivatives with respect to the stored variables, from those with respect to the output of `_decoded`."""
         texture, changes = self.settings.texture, {}
         if texture.factor == 1:
             return gradient
@@ -83,14 +84,14 @@ class Distillation:
     @property
     def key(self) -> str:
         """A digest of everything that the images depend on, so that only an equal run is resumed."""
-        return self._key({}, self._learned_from)
+        return self._key({}, self._source_identity)
 
     @property
-    def _keys(self) -> set[str]:
-        """The same, and what earlier versions wrote: for settings that the step does not read, and for steps that read
-        experts to their end, without the number of epochs."""
+    def _accepted_keys(self) -> set[str]:
+        """The key, and those that earlier versions wrote: with settings that the step does not read, and, for steps
+        that read experts to their end, without the number of epochs."""
         assert self.out is not None, "only a run folder holds a state"
-        former, learned_from = RunDir(self.out).former_settings, self._learned_from
+        former, learned_from = RunDir(self.out).former_settings, self._source_identity
         experts = learned_from.get("experts", {})
         without = learned_from
         if not self.method.reads_trained and "epochs" in experts:
@@ -98,29 +99,29 @@ class Distillation:
         return {self.key, self._key(former, learned_from), self._key({}, without), self._key(former, without)}
 
     def _key(self, former: Mapping[str, Any], learned_from: Mapping[str, Any]) -> str:
-        """The key of a run that an earlier version began with settings that its step does not read."""
+        """The key of a run; `former` are settings that an earlier version wrote and that its step does not read."""
         method, settings = first_written(self.method, self.settings, former)
-        for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
-            settings.pop(free)
+        for excluded in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
+            settings.pop(excluded)
         return digest({"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **learned_from})
 
     @property
-    def _learned_from(self) -> dict[str, Any]:
-        """The experts, which know their data and network; or these two, where there are none."""
+    def _source_identity(self) -> dict[str, Any]:
+        """The experts, which identify their data and network; or data and network, if there are no experts."""
         if self.experts is None:
             return {"data": self.dataset.fingerprint, "model": self.network}
         experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
-        to_the_end = self.method.reads_trained or self.method.step.last_epoch is None
-        if to_the_end and self.experts.epochs < self.experts.identity.recipe.epochs:
+        reads_last_epoch = self.method.reads_trained or self.method.step.last_epoch is None
+        if reads_last_epoch and self.experts.epochs < self.experts.identity.recipe.epochs:
             experts["epochs"] = self.experts.epochs
         return {"experts": experts}
 
     def start(self) -> DistillState:
-        """The state to go on from: the saved one, or a fresh one."""
+        """The saved state, if there is one; otherwise the initial state."""
         saved = RunDir(self.out).state if self.out else None
         classes, texture = len(self.dataset.classes), self.settings.texture
         if saved and saved.exists():
-            state = DistillState.read(saved, self._keys, self.method, self.settings, self.device)
+            state = DistillState.read(saved, self._accepted_keys, self.method, self.settings, self.device)
             if state.counters.iteration > self.settings.iterations:
                 raise InputError(
                     f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were "
@@ -137,10 +138,11 @@ class Distillation:
             targets = self.method.labels(initial, self.experts, self.setup.classifier, classes, self.seed)
         if self.out and self.settings.snapshots and cells.clusters:
             StartMap.of(cells.clusters).save(self.out)
-        return self._fresh(initial.images, targets)
+        return self._initial_state(initial.images, targets)
 
-    def _fresh(self, images: Images, targets: Targets) -> DistillState:
-        """The state before the first outer step, with what the outer step learns besides, and what it keeps."""
+    def _initial_state(self, images: Images, targets: Targets) -> DistillState:
+        """The state before the first outer step, with the further tensors that the step learns and the state that it
+        keeps."""
         setup, step, seed = self.seen, self.method.step, self.seed
         initial = torch.full((), self.settings.lr_init, device=images.device)
         first = Variables(images, targets, self.method.synthetic_lr.value(initial, self.settings.lr_init))
@@ -151,11 +153,11 @@ class Distillation:
                 f"{type(step).__name__} gives rates for {sorted(step.rates())} and begins with {sorted(further)}; let "
                 f"its `rates` and `further` have the same names."
             )
-        kept = step.begin(setup, first.replace(**further), seed)
-        return DistillState(images, targets, self.method, self.settings, further, kept)
+        step_state = step.begin(setup, first.replace(**further), seed)
+        return DistillState(images, targets, self.method, self.settings, further, step_state)
 
     def _keep_metrics(self, iterations: int) -> None:
-        """Drop what was logged after the state was saved: those steps are taken again."""
+        """Drop metrics that were logged after the state was saved: those steps are repeated."""
         metrics = RunDir(self.out).metrics if self.out else None
         if metrics and metrics.exists():
             rewrite_lines(
@@ -171,59 +173,64 @@ class Distillation:
         return self.attempted(state)[0]
 
     def attempted(self, state: DistillState) -> tuple[MetaGradient, StepState]:
-        """The meta-gradient, and what the outer step is to keep if it is followed."""
+        """The meta-gradient, and the state that the outer step keeps if the gradient is followed."""
         stored = state.variables
-        gradient, kept = self.method.step.advance(
+        gradient, step_state = self.method.step.advance(
             self.seen, self._decoded(stored), state.step.clone(), state.counters.iteration, self.seed
         )
-        return self._encoded(gradient, stored), kept.clone()
+        return self._encoded(gradient, stored), step_state.clone()
 
-    def _then(self, part: Callable[[Variables], MetaGradient], stored: Variables) -> MetaGradient:
-        """One of the further gradients of an outer step, at what is stored by then."""
+    def _further_gradient(self, part: Callable[[Variables], MetaGradient], stored: Variables) -> MetaGradient:
+        """One of the further gradients of an outer step, at the current stored variables."""
         return self._encoded(part(self._decoded(stored)), stored)
 
     def advance(
         self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None
     ) -> StepRecord:
-        """One outer step; what is to be logged about it. `confirmed` may save the state before it; called if its
-        gradient is accepted.
+        """Take one outer step; returns what is logged about it. `confirmed` is called, with the state before the step,
+        once its gradient is accepted, and may save it.
 
-        The host waits for the device once: the step is taken on trial, and all that decides about it is read together.
+        The host waits for the device once: the step is taken on trial, and all numbers that decide about it are read
+        together.
         """
         counters, step_filter = state.counters, self.method.step_filter
-        gradient, kept = self.attempted(state)
+        gradient, step_state = self.attempted(state)
         measured = step_filter.measures(gradient) | {"lr": state.lr}
         parts = self.method.step.then(self.seen, counters.iteration, self.seed)
-        then = [partial(self._then, part) for part in parts]
-        seen = read(measured | state.attempt(gradient, kept, partial(self.method.step.project, self.setup), then))
-        refused = step_filter(seen)
-        passed = None if refused else step_filter.passes(seen)
+        further = [partial(self._further_gradient, part) for part in parts]
+        values = read(
+            measured | state.attempt(gradient, step_state, partial(self.method.step.project, self.setup), further)
+        )
+        refused = step_filter(values)
+        passed = None if refused else step_filter.passes(values)
         if not refused:
             confirmed(state)
         if not refused and not passed:
-            refused = state.refusal(seen)
+            refused = state.refusal(values)
         if refused or passed:
             state.undo()
             halved = False
         else:
             state.keep()
-            halved = state.settle(seen["loss"])
+            halved = state.settle(values["loss"])
         line: StepRecord = {
             "iteration": counters.iteration,
-            "loss": seen["loss"],
-            "lr": seen["lr" if refused or passed else "new lr"],
+            "loss": values["loss"],
+            "lr": values["lr" if refused or passed else "new lr"],
         }
-        line |= {word: why for word, why in (("skipped", refused), ("passed", passed), ("halved", halved)) if why}
+        line |= {
+            label: reason for label, reason in (("skipped", refused), ("passed", passed), ("halved", halved)) if reason
+        }
         counters.count(bool(refused), bool(passed))
         return line
 
     def result(self, state: DistillState) -> SyntheticSet:
-        """The set as it would be saved now: the moving averages, which are X and Y themselves where the method does not
+        """The set as it would be saved now: the moving averages, or X and Y themselves if the method does not
         average."""
-        variables, taken = state.averaged, state.counters.iteration
+        variables, iteration = state.averaged, state.counters.iteration
         images, targets = variables.images, variables.targets
-        if taken:
-            targets = self.method.step.targets(self.setup, variables, taken - 1, self.seed)
+        if iteration:
+            targets = self.method.step.targets(self.setup, variables, iteration - 1, self.seed)
         if len(targets) != len(images):
             raise InputError(
                 f"{type(self.method.step).__name__} gives {len(targets)} targets for {len(images)} stored images; let "

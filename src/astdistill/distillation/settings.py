@@ -1,5 +1,4 @@
-"""The numbers of one benchmark setting, and what must hold of data, experts, method and numbers before the first outer
-step."""
+"""The settings of a distillation, and the checks of data, experts, method and settings before the first outer step."""
 
 from __future__ import annotations
 
@@ -25,30 +24,31 @@ OF_THE_STEP: dict[str, Any] = {
     "batch_syn": None,
     "trajectories": 1,
 }
-"""Settings that belong to `TrajectoryMatching` now, and every run had at first, by the names and with the defaults of
-that time. The digests of runs still count them among the settings."""
+"""Settings of the first version that now belong to `TrajectoryMatching`, with their names and defaults of that time.
+The digests of runs still count them among the settings."""
 
 
 def unread(written: Mapping[str, Any], method: Method) -> dict[str, Any]:
-    """Those of the first version's settings that the outer step of a method has no numbers for."""
-    own = method.step.first_written()
-    return {name: written[name] for name in OF_THE_STEP if name in written and name not in own}
+    """The settings of the first version that the outer step of a method does not have."""
+    step_fields = method.step.first_written()
+    return {name: written[name] for name in OF_THE_STEP if name in written and name not in step_fields}
 
 
 def first_written(
     method: Method, settings: DistillSettings, former: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The method and the settings in the form of the first version, where the numbers of the outer step were settings.
+    """The method and the settings in the form of the first version, in which the numbers of the outer step were
+    settings.
 
-    `former` are those that the step has no numbers for, where the run did not have the defaults.
+    `former` holds settings that the step does not have, if the run did not use their defaults.
     """
-    made, step = method.first_written(), method.step.first_written()
-    told = OF_THE_STEP | settings.first_written() | unread(former, method)
-    told |= {name: step.pop(name) for name in OF_THE_STEP if name in step}
-    made["step"] = step
+    method_fields, step_fields = method.first_written(), method.step.first_written()
+    settings_fields = OF_THE_STEP | settings.first_written() | unread(former, method)
+    settings_fields |= {name: step_fields.pop(name) for name in OF_THE_STEP if name in step_fields}
+    method_fields["step"] = step_fields
     if type(method.step) is TrajectoryMatching:
-        del made["step"]  # which every method had at first
-    return made, told
+        del method_fields["step"]  # every method of the first version had this step
+    return method_fields, settings_fields
 
 
 LATER: dict[str, Any] = {"factor": 1, "outer_decay": 0.0, "plateau": 0}
@@ -56,7 +56,7 @@ LATER: dict[str, Any] = {"factor": 1, "outer_decay": 0.0, "plateau": 0}
 
 
 class DistillSettings(Record):
-    """How long and how fast to distil, by whatever method; a preset brings its own numbers."""
+    """Settings of the outer loop, for any method; a preset has its own values."""
 
     model_config = FINITE
     gone: ClassVar[Mapping[str, str]] = {
@@ -122,20 +122,20 @@ class DistillSettings(Record):
     were chosen, for the report."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[DistillSettings], dict[str, Any]]) -> dict[str, Any]:
-        """What came later is written where it is used, so that runs of earlier versions keep their keys."""
+    def _omit_later_defaults(self, handler: Callable[[DistillSettings], dict[str, Any]]) -> dict[str, Any]:
+        """Omit later settings with their default values, so that runs of earlier versions keep their keys."""
         return {name: value for name, value in handler(self).items() if name not in LATER or value != LATER[name]}
 
     @property
     def texture(self) -> TextureSpec:
-        """What the images lie on."""
+        """The layout of the stored images."""
         return TextureSpec(canvas=self.canvas, samples=self.canvas_samples, factor=self.factor)
 
 
 def check(
     dataset: Dataset, experts: TrajectoryStore | None, method: Method, settings: DistillSettings, ipc: int
 ) -> None:
-    """Raise InputError, before anything is written, where data, experts, method and settings do not fit together."""
+    """Raise InputError, before anything is written, if data, experts, method and settings do not fit together."""
     check_data(dataset, method, settings, ipc)
     if experts is None:
         check_settings(method, settings, None)
@@ -145,7 +145,7 @@ def check(
 
 
 def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc: int) -> None:
-    """Raise InputError where the data cannot be distilled as asked; no experts are needed."""
+    """Raise InputError if the data cannot be distilled with this method and these settings; no experts are needed."""
     dataset.check_ipc(ipc)
     method.init.check(dataset, ipc * settings.texture.cells)
     check_slots(dataset.shape, dataset.preprocessing.kind, settings)
@@ -158,7 +158,7 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
 
 
 def check_canvas(whiten: str, method: Method, settings: DistillSettings) -> None:
-    """Raise InputError where images of that whitening cannot be canvases, because the method cuts their pixels."""
+    """Raise InputError if images with that whitening cannot be canvases, because the method clips their pixels."""
     if settings.canvas > 1 and method.step.clips and whiten in MIXING:
         raise InputError(
             f"--distill.canvas {settings.canvas} was given with {MIXING[whiten]} whitening, but method "
@@ -168,7 +168,7 @@ def check_canvas(whiten: str, method: Method, settings: DistillSettings) -> None
 
 
 def check_slots(shape: tuple[int, int, int], whiten: str, settings: DistillSettings) -> None:
-    """Raise InputError where images of that shape (C, H, W) and whitening cannot be slots of several sub-images."""
+    """Raise InputError if images of that shape (C, H, W) and whitening cannot be slots of several sub-images."""
     factor, (_, height, width) = settings.factor, shape
     if factor == 1:
         return
@@ -188,7 +188,7 @@ def check_slots(shape: tuple[int, int, int], whiten: str, settings: DistillSetti
 def check_settings(
     method: Method, settings: DistillSettings, epochs: int | None, whose: str = "the expert recipe has"
 ) -> None:
-    """Raise InputError where settings contradict one another or the experts' number of epochs; neither data nor experts
+    """Raise InputError if settings contradict one another or the experts' number of epochs; neither data nor experts
     are needed."""
     method.step.check(method, settings, epochs, whose)
     _check_learned(method)
@@ -210,17 +210,17 @@ def check_settings(
 
 
 def _check_learned(method: Method) -> None:
-    """Raise InputError for what is to be learned and has no derivative, or is named twice."""
-    known = [*method.step.derives, *method.step.rates()]
+    """Raise InputError if a tensor that is to be learned has no derivative, or is named twice."""
+    learnable = [*method.step.derives, *method.step.rates()]
     if not method.labels.learnable:
-        known.remove("targets")
-    for place, name in enumerate(method.learn):
-        if name in method.learn[:place]:
+        learnable.remove("targets")
+    for index, name in enumerate(method.learn):
+        if name in method.learn[:index]:
             raise InputError(f"'{name}' was to be learned twice; name it once with --method.learn.")
-        if name not in known:
+        if name not in learnable:
             raise InputError(
                 f"'{name}' was to be learned, but outer steps of '{method.name}' give no derivative of it; choose "
-                f"--method.learn of {', '.join(known) or 'nothing: this method learns none'}."
+                f"--method.learn of {', '.join(learnable) or 'nothing: this method learns none'}."
             )
 
 
@@ -228,22 +228,22 @@ def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:
     identity = experts.identity
     if not len(experts):
         raise InputError(f"{experts.folder} holds no finished expert; train some with: astdistill experts PRESET")
-    asked = {
+    actual = {
         "shape": dataset.shape,
         "classes": len(dataset.classes),
         "preprocessing": dataset.preprocessing.hash,
         "data": dataset.fingerprint,
     }
-    wanted = {
+    expected = {
         "shape": identity.shape,
         "classes": len(identity.classes),
         "preprocessing": identity.preprocessing,
         "data": identity.fingerprint,
     }
-    for name, value in asked.items():
-        if value != wanted[name]:
+    for name, value in actual.items():
+        if value != expected[name]:
             raise InputError(
-                f"The experts in {experts.folder} were trained on other data ({name} {wanted[name]}) than the set "
+                f"The experts in {experts.folder} were trained on other data ({name} {expected[name]}) than the set "
                 f"'{dataset.name}' given "
                 f"here ({name} {value}); load the same data with the same --data options, or train experts on this set."
             )

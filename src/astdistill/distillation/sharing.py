@@ -1,4 +1,4 @@
-"""One outer step over several workers: each computes some of its terms, which are gathered in their order."""
+"""Share one outer step among several workers: each computes some of its terms, which are gathered in order."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ HERE = WorkerPlan(1, 1)
 def plan_step(
     method: Method, network: str, workers: int | None, device: torch.device, launched: int | None = None
 ) -> WorkerPlan:
-    """How many workers share an outer step, each with how many threads: those that were asked for by number, the nodes
-    of a cluster, or the ranks of torchrun (`launched` of them, None: as many as there are), and no more than the step
-    has terms. Otherwise `HERE`.
+    """How many workers share an outer step, and how many threads each has: the requested number of workers, the nodes
+    of a cluster, or the ranks of torchrun (`launched` of them; None: all), at most one for each term of the step.
+    Otherwise `HERE`.
 
-    Raises InputError where workers cannot take part, and for a cluster and torchrun at once.
+    Raises InputError if workers cannot take part, and for a cluster and torchrun at once.
     """
     terms, count = method.step.terms, launched or world()
     if terms == 1:
@@ -55,56 +55,59 @@ def plan_step(
         return WorkerPlan(min(count, terms), divided_threads(), asked=True)
     if used() is None and workers in (None, 1):
         return HERE
-    return plan_workers(terms, workers, device, [network, *_of_the_script(method)])
+    return plan_workers(terms, workers, device, [network, *_script_components(method)])
 
 
-def _of_the_script(method: Method) -> list[str]:
-    """Components of a method that other processes cannot import."""
+def _script_components(method: Method) -> list[str]:
+    """Components of a method that other processes cannot import, since the script defines them."""
     return re.findall(r'"(__main__:[^"]+)"', json.dumps(method.to_json()))
 
 
 @contextmanager
 def shared(run: Distillation, plan: WorkerPlan, done: int) -> Iterator[Distillation]:
-    """The run, the terms of whose outer steps are computed by the plan's workers inside the block, unless all of them
-    are `done`. The data and the experts are sent to each once, what is learned once a step, and results are the same to
-    the bit as those of one process with as many threads as a worker has."""
+    """The run, with the terms of its outer steps computed by the plan's workers inside the block, unless all iterations
+    are `done`. Data and experts are sent to each worker once, learned tensors once per step, and results are bitwise
+    those of one process with as many threads as a worker has."""
     if plan == HERE or done >= run.settings.iterations:
         yield run
         return
-    seen = run.seen
-    given = _Given(run.dataset, run.experts, seen.network, run.method, seen.settings, chosen())
-    with _pool(given, plan) as compute:
-        tell(_in_a_line(run.method.step.terms, plan))
-        yield replace(run, compute_terms=partial(_gathered, compute, run.device))
+    setup = run.seen
+    context = _WorkerContext(run.dataset, run.experts, setup.network, run.method, setup.settings, chosen())
+    with _pool(context, plan) as compute:
+        tell(_sharing_message(run.method.step.terms, plan))
+        yield replace(run, compute_terms=partial(_gather_terms, compute, run.device))
 
 
 @contextmanager
-def _pool(given: _Given, plan: WorkerPlan) -> Iterator[Callable[..., Iterator[Any]]]:
-    """As `parallel.pool`, wherever the workers are."""
+def _pool(context: _WorkerContext, plan: WorkerPlan) -> Iterator[Callable[..., Iterator[Any]]]:
+    """The equivalent of `parallel.pool` for ranks of torchrun, workers of this machine, or nodes of a cluster."""
     if world() > 1:
         with (
             limited(plan.threads),
-            ranks.pool(_term, given, plan.threads, partial(engine_here, given.engine)) as compute,
+            ranks.pool(_compute_term, context, plan.threads, partial(engine_here, context.engine)) as compute,
         ):
             yield compute
         return
-    silent, gpu = Bar("", 0, 0, None), given.dataset.device.type != "cpu"
-    with pool(_term, given, plan, silent, plan.workers, math.inf, gpu) as compute:
+    silent, gpu = Bar("", 0, 0, None), context.dataset.device.type != "cpu"
+    with pool(_compute_term, context, plan, silent, plan.workers, math.inf, gpu) as compute:
         yield compute
 
 
-def _in_a_line(terms: int, plan: WorkerPlan) -> str:
-    """What a user is told once."""
-    who = f"{plan.workers} workers"
+def _sharing_message(terms: int, plan: WorkerPlan) -> str:
+    """The message that a user sees once."""
+    workers = f"{plan.workers} workers"
     if world() > 1:
-        who = f"{plan.workers} ranks of torchrun"
+        workers = f"{plan.workers} ranks of torchrun"
     elif used() is not None:
-        who = "the nodes of the cluster"
-    return f"Each outer step is shared by {who}: {terms} trajectories, each computed by {many(plan.threads, 'thread')}."
+        workers = "the nodes of the cluster"
+    return (
+        f"Each outer step is shared by {workers}: {terms} trajectories, each computed by "
+        f"{many(plan.threads, 'thread')}."
+    )
 
 
 @dataclass(frozen=True)
-class _Given:
+class _WorkerContext:
     """What a worker needs of a run."""
 
     dataset: Dataset
@@ -116,21 +119,21 @@ class _Given:
 
     @cached_property
     def setup(self) -> Setup:
-        """That of the outer step, made once in each process."""
+        """The setup of the outer step, created once in each process."""
         network = build_model(self.network, self.dataset.shape, len(self.dataset.classes))
         model = FlatModel(network.to(self.dataset.device))
         return Setup(self.dataset, self.experts, self.network, model, self.method, self.settings)
 
 
-def _term(given: _Given, job: tuple[tuple[Variables, int, int], int], progress: Bar) -> MetaGradient:
-    """On a worker: one term of an outer step, in the memory of the CPU."""
+def _compute_term(context: _WorkerContext, job: tuple[tuple[Variables, int, int], int], progress: Bar) -> MetaGradient:
+    """On a worker: compute one term of an outer step, in CPU memory."""
     (variables, iteration, seed), number = job
-    with using(given.engine):
-        variables = variables.to(given.dataset.device)
-        return given.method.step.term(given.setup, variables, iteration, seed, number).to("cpu")
+    with using(context.engine):
+        variables = variables.to(context.dataset.device)
+        return context.method.step.term(context.setup, variables, iteration, seed, number).to("cpu")
 
 
-def _gathered(
+def _gather_terms(
     compute: Callable[..., Iterator[Any]],
     device: torch.device,
     step: OuterStep,
@@ -139,8 +142,8 @@ def _gathered(
     iteration: int,
     seed: int,
 ) -> Terms:
-    """All terms of an outer step, in their order. Another step than that of the method, which it may hold inside, is
-    not known to the workers, and is computed here."""
+    """All terms of an outer step, in order. The workers only know the step of the method; another step, which it may
+    contain, is computed in this process."""
     if step is not setup.method.step:
         return one_after_another(step, setup, variables, iteration, seed)
     terms = dict(compute(range(step.terms), (variables.to("cpu"), iteration, seed)))

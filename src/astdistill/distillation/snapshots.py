@@ -1,5 +1,4 @@
-"""What a distillation leaves for people to look at: the images at a few iterations, and how the first ones were
-chosen."""
+"""Files of a distillation to look at: the images at a few iterations, and how the initial images were chosen."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Logits, Targets
 
 LEADING = "1235"
-"""Iterations 5, 10, 20, 30, 50, 100, … are kept: four a decade, because images change the most at the start."""
+"""Iterations 5, 10, 20, 30, 50, 100, … are kept: four per decade, because images change most at the start."""
 FIRST = 5
 LOOKED_AT = "delete it: it is there to be looked at alone"
 MOST_IMAGES = 1000
-"""Of larger sets a frame has the first images of each class, at least one: it is looked at, not trained on."""
+"""Largest number of images in a frame: of larger sets it has the first images of each class, at least one. Frames are
+only looked at, not trained on."""
 
 
 def due(iteration: int) -> bool:
-    """Whether the images after so many outer steps are kept; a function of the number alone, however long the run will
-    be."""
+    """Whether the images after `iteration` outer steps are kept; independent of the length of the run."""
     digits = str(iteration)
     return iteration == 0 or (iteration >= FIRST and digits[0] in LEADING and not digits[1:].strip("0"))
 
@@ -44,11 +43,11 @@ class Frame:
 
     @staticmethod
     def of(synthetic: SyntheticSet, iteration: int) -> Frame:
-        """The set as a frame; of each class as many images as a frame may have."""
-        kept = min(synthetic.ipc, max(1, MOST_IMAGES // len(synthetic.classes)))
-        shown = torch.arange(len(synthetic.images)).view(-1, synthetic.ipc)[:, :kept].flatten()
-        pixels = synthetic.pixels()[shown].mul(255).round().byte()
-        return Frame(iteration, pixels, synthetic.probabilities.detach().cpu()[shown], float(synthetic.lr))
+        """The frame of a set, with as many images of each class as a frame may have."""
+        per_class = min(synthetic.ipc, max(1, MOST_IMAGES // len(synthetic.classes)))
+        rows = torch.arange(len(synthetic.images)).view(-1, synthetic.ipc)[:, :per_class].flatten()
+        pixels = synthetic.pixels()[rows].mul(255).round().byte()
+        return Frame(iteration, pixels, synthetic.probabilities.detach().cpu()[rows], float(synthetic.lr))
 
     def save(self, out: Path) -> None:
         """Write `out`/course/<iteration>.safetensors."""
@@ -57,25 +56,25 @@ class Frame:
 
 
 def read_course(out: Path) -> list[Frame]:
-    """The frames of a run in order; none where it kept none."""
-    return [_frame(path) for path in RunDir(out).frames()]
+    """The frames of a run in order; empty if it kept none."""
+    return [_read_frame(path) for path in RunDir(out).frames()]
 
 
-def _frame(path: Path) -> Frame:
+def _read_frame(path: Path) -> Frame:
     tensors, header = load_tensors(path)
     with reading(path, "images of a run", LOOKED_AT):
-        pixels, shares, iteration = tensors["pixels"], tensors["probabilities"], header["iteration"]
+        pixels, probabilities, iteration = tensors["pixels"], tensors["probabilities"], header["iteration"]
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or not pixels.numel():
             raise ValueError(f"pixels of shape {list(pixels.shape)} as {pixels.dtype}")
-        if shares.ndim != 2 or len(shares) != len(pixels) or not bool(shares.isfinite().all()):
+        if probabilities.ndim != 2 or len(probabilities) != len(pixels) or not bool(probabilities.isfinite().all()):
             raise ValueError("labels that are none")
         if type(iteration) is not int or iteration < 0:
             raise ValueError("its iteration is no count")
-        return Frame(iteration, pixels, shares, float(header["lr"]))
+        return Frame(iteration, pixels, probabilities, float(header["lr"]))
 
 
 def forget(out: Path, iteration: int) -> None:
-    """Delete the frames beyond `iteration`: a resumed run takes those steps again."""
+    """Delete the frames beyond `iteration`: a resumed run repeats those steps."""
     for path in RunDir(out).frames():
         if int(path.stem) > iteration:
             path.unlink()
@@ -83,10 +82,10 @@ def forget(out: Path, iteration: int) -> None:
 
 @dataclass(frozen=True)
 class StartMap:
-    """How the first images were chosen, in two dimensions: one row for each training image, grouped by class.
+    """How the initial images were chosen, in two dimensions: one row for each training image, grouped by class.
 
     `together [N, 2]` are the first two principal components of an expert's logits over all images, `apart [N, 2]` those
-    of each class by itself; `chosen` are rows, grouped by class, in the order of the first images.
+    of each class separately; `chosen` are rows, grouped by class, in the order of the initial images.
     """
 
     together: Float[Tensor, "N 2"]
@@ -114,28 +113,31 @@ class StartMap:
 
     @staticmethod
     def read(out: Path) -> StartMap | None:
-        """The map of a run; None where its images were not chosen by clusters."""
+        """The map of a run; None if its images were not chosen by clustering."""
         path = RunDir(out).initialisation
         if not path.exists():
             return None
         tensors = load_tensors(path)[0]
         with reading(path, "how the first images were chosen", LOOKED_AT):
-            read = StartMap(**tensors)
-            _check_map(read)
-        return read
+            start_map = StartMap(**tensors)
+            _check_map(start_map)
+        return start_map
 
 
-def _check_map(read: StartMap) -> None:
+def _check_map(start_map: StartMap) -> None:
     """Raise ValueError for tensors that do not fit each other."""
-    count = len(read.classes)
-    shapes = [list(each.shape) for each in (read.together, read.apart, read.classes, read.clusters)]
-    if shapes != [[count, 2], [count, 2], [count], [count]] or read.chosen.ndim != 1:
+    count = len(start_map.classes)
+    shapes = [list(each.shape) for each in (start_map.together, start_map.apart, start_map.classes, start_map.clusters)]
+    if shapes != [[count, 2], [count, 2], [count], [count]] or start_map.chosen.ndim != 1:
         raise ValueError("tensors of other shapes")
-    if any(each.is_floating_point() or each.is_complex() for each in (read.classes, read.clusters, read.chosen)):
+    if any(
+        each.is_floating_point() or each.is_complex()
+        for each in (start_map.classes, start_map.clusters, start_map.chosen)
+    ):
         raise ValueError("numbers that are no counts")
-    if not bool((read.together.isfinite() & read.apart.isfinite()).all()):
+    if not bool((start_map.together.isfinite() & start_map.apart.isfinite()).all()):
         raise ValueError("points that are not finite")
-    if not 0 <= int(read.chosen.min()) <= int(read.chosen.max()) < count or int(read.classes.min()) < 0:
+    if not 0 <= int(start_map.chosen.min()) <= int(start_map.chosen.max()) < count or int(start_map.classes.min()) < 0:
         raise ValueError("rows that are not there")
 
 
@@ -144,7 +146,7 @@ def plane(features: Logits) -> Float[Tensor, "N 2"]:
     points = features.double() - features.double().mean(dim=0)
     values, vectors = torch.linalg.eigh(points.T @ points)
     axes = vectors[:, values.argsort(descending=True)[:2]]
-    axes = axes * torch.where(axes.sum(dim=0) < 0, -1.0, 1.0)  # an eigenvector has no sign of its own
+    axes = axes * torch.where(axes.sum(dim=0) < 0, -1.0, 1.0)  # the sign of an eigenvector is arbitrary
     coordinates = torch.zeros(len(points), 2)
     coordinates[:, : axes.shape[1]] = (points @ axes).float()
     return coordinates

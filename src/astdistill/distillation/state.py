@@ -1,4 +1,4 @@
-"""What changes during a distillation, and its file."""
+"""The mutable state of a distillation, and its file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Counters:
     """Steps that failed: something was not finite, or the step was refused."""
     skipped_in_a_row: int = 0
     passed: int = 0
-    """Steps that the method's threshold passed over, which is no failure."""
+    """Steps that the method's threshold passed over, which is not a failure."""
     passed_in_a_row: int = 0
     best: dict[str, float] = field(default_factory=dict)
     """iteration and accuracy of the best set by the validation split."""
@@ -39,19 +39,19 @@ class Counters:
     """With `DistillSettings.plateau`: the lowest loss, the steps since then, and how often the rates were halved."""
 
     def count(self, skipped: bool, passed: bool) -> None:
-        """One more outer step, which failed, was passed over, or was taken."""
+        """Count one outer step, which failed, was passed over, or was taken."""
         self.iteration += 1
         self.skipped, self.skipped_in_a_row = self.skipped + skipped, (self.skipped_in_a_row + 1) * skipped
         self.passed, self.passed_in_a_row = self.passed + passed, (self.passed_in_a_row + 1) * passed
 
     def written(self) -> dict[str, Any]:
-        """For the file; what only a plateau needs is written for one alone."""
+        """The values for the file; `plateau` is omitted if it is not used."""
         return {name: value for name, value in vars(self).items() if value or name != "plateau"}
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that a step changes: tensors by their names in the file, what the outer step keeps, and the counters
+    """Everything that a step changes: tensors by their names in the file, the state of the outer step, and the counters
     of the run as they are written."""
 
     tensors: dict[str, Tensor]
@@ -59,26 +59,26 @@ class Snapshot:
     counters: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path, key: str) -> None:
-        """Write it; `key` is a digest of everything the run depends on. Raises DivergedError, with nothing written,
-        where a number of it is not finite."""
+        """Write the snapshot; `key` is a digest of everything the run depends on. Raises DivergedError, without
+        writing, if a number is not finite."""
         for name, tensor in (self.tensors | dict(self.step.tensors)).items():
             if not bool(tensor.isfinite().all()):
                 raise DivergedError(
                     f"'{name}' of the run's state is not finite, so that {path} is left as it is; lower the learning "
                     "rates (--distill.lr-img, --distill.lr-lr, --distill.lr-init) and start in a new folder."
                 )
-        own = {f"{OF_STEP}{name}": tensor for name, tensor in self.step.tensors.items()}
+        step_tensors = {f"{OF_STEP}{name}": tensor for name, tensor in self.step.tensors.items()}
         header = {"key": key, "counters": self.counters}
         if self.step.counters:
             header["step"] = dict(self.step.counters)
-        save_tensors(path, self.tensors | own, header)
+        save_tensors(path, self.tensors | step_tensors, header)
 
 
 class DistillState:
-    """What is learned, by name, with φ (see `methods.outer`) in place of η; the outer optimiser, the moving averages,
-    what the outer step keeps, and the counters.
+    """The learned tensors, by name, with φ (see `methods.outer`) in place of η; the outer optimiser, the moving
+    averages, the state of the outer step, and the counters.
 
-    `further` is learned besides images, targets and η, and `step` is what the outer step keeps.
+    `further` holds tensors that are learned besides images, targets and η, and `step` the state of the outer step.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class DistillState:
     ) -> None:
         self.method, self.settings = method, settings
         phi = torch.full((), settings.lr_init, device=images.device)
-        begun = {"images": images, "targets": targets, "lr": phi, **(further or {})}
-        self.learned = {name: tensor.detach().clone() for name, tensor in begun.items()}
+        initial = {"images": images, "targets": targets, "lr": phi, **(further or {})}
+        self.learned = {name: tensor.detach().clone() for name, tensor in initial.items()}
         self.average = {name: tensor.clone() for name, tensor in self.learned.items() if name != "lr"}
         self.step, self.counters = step or StepState(), Counters()
-        self._before: Snapshot | None = None
-        self._untried: Snapshot | None = None
-        self._next = self.step
+        self._before_last_step: Snapshot | None = None
+        self._before_trial: Snapshot | None = None
+        self._next_step = self.step
         rates = {"images": settings.lr_img, "targets": settings.lr_targets, "lr": settings.lr_lr, **method.step.rates()}
         momenta = {"targets": settings.targets_momentum}
         self.optimiser = outer_optimiser(
@@ -130,12 +130,12 @@ class DistillState:
 
     @property
     def variables(self) -> Variables:
-        """What a meta-gradient is taken at."""
+        """The tensors at which a meta-gradient is taken."""
         return Variables(**self.learned | {"lr": self.lr})
 
     @property
     def averaged(self) -> Variables:
-        """The moving averages, which are the variables themselves where the method does not average, and η."""
+        """The moving averages, or the variables themselves if the method does not average, and η."""
         return Variables(**self.average, lr=self.lr)
 
     def attempt(
@@ -145,36 +145,38 @@ class DistillState:
         project: Callable[[Mapping[str, Tensor]], None] = lambda learned: None,
         then: Sequence[Callable[[Variables], MetaGradient]] = (),
     ) -> dict[str, Scalar]:
-        """Take one outer step along −gradients, on trial until `keep` or `undo`; the scalars, on the device, of which
-        `refusal` judges. `step` is what the outer step is to keep then; `project` changes what is learned in place once
-        the optimiser has moved it (see `OuterStep.project`). Each of `then` gives a further gradient, at the variables
-        of that moment, which the optimiser follows too; the scalars then have the sum of all `loss`es.
+        """Take one outer step along −gradients, on trial until `keep` or `undo`; returns the scalars, on the device,
+        that `refusal` evaluates. `step` is the new state of the outer step; `project` changes the learned tensors in
+        place after the step of the optimiser (see `OuterStep.project`). Each function of `then` returns a further
+        gradient at the current variables, which the optimiser follows too; the returned `loss` is then the sum of all
+        losses.
 
-        On trial, because whether it is kept can then be read together with everything else about the step.
+        The step is on trial so that the numbers which decide about it can be read together with everything else about
+        the step.
         """
-        self._untried, self._next = self._snapshot(), step or self.step
-        self._move(gradients)
+        self._before_trial, self._next_step = self._copy(), step or self.step
+        self._optimiser_step(gradients)
         losses = [gradients.loss] if isinstance(gradients, MetaGradient) else []
-        for part in then:
-            gradient = part(self.variables)
-            self._move(gradient)
+        for further_gradient in then:
+            gradient = further_gradient(self.variables)
+            self._optimiser_step(gradient)
             losses.append(gradient.loss)
         project(self.learned)
         loss = {"loss": torch.stack(losses).sum()} if then else {}
-        judged = {
+        checked = {
             "set is finite": self.learned,
-            "step is finite": self._next.tensors,
-            "optimiser is finite": self._averages(),
+            "step is finite": self._next_step.tensors,
+            "optimiser is finite": self._optimiser_tensors(),
         }
         finite = {
-            what: torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
-            for what, tensors in judged.items()
+            label: torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
+            for label, tensors in checked.items()
             if tensors
         }
         return {"new lr": self.lr} | loss | finite
 
-    def _move(self, gradients: Mapping[str, Tensor]) -> None:
-        """One step of the optimiser; what has no gradient has a zero one."""
+    def _optimiser_step(self, gradients: Mapping[str, Tensor]) -> None:
+        """Take one step of the optimiser; tensors without a gradient get a gradient of zero."""
         slope = self.method.synthetic_lr.slope(self.phi, self.settings.lr_init)
         for name in self.method.learn:
             tensor = self.learned[name]
@@ -182,14 +184,14 @@ class DistillState:
             tensor.grad = gradient * slope if name == "lr" else shortened(gradient, self.settings.outer_grad_norm)
         self.optimiser.step()
 
-    def _averages(self) -> dict[str, Tensor]:
-        """What the optimiser keeps, where the set lies; its counts may lie elsewhere."""
-        kept = pack(self.optimiser)
-        return {name: tensor for name, tensor in kept.items() if tensor.device == self.images.device}
+    def _optimiser_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the optimiser on the device of the set; its counts may lie elsewhere."""
+        optimiser_tensors = pack(self.optimiser)
+        return {name: tensor for name, tensor in optimiser_tensors.items() if tensor.device == self.images.device}
 
     @staticmethod
     def refusal(seen: Mapping[str, float]) -> str:
-        """Empty, or why a step cannot be kept; `seen` are the numbers that `attempt` gave."""
+        """Empty, or the reason why a step cannot be kept; `seen` holds the numbers that `attempt` returned."""
         if not 0 < seen["new lr"] < math.inf:
             return (
                 f"the learning rate would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm "
@@ -205,60 +207,63 @@ class DistillState:
 
     def keep(self) -> None:
         """Keep the step that is on trial."""
-        self._average()
-        self.step = self._next
-        self._before, self._untried = self._untried, None
+        self._update_averages()
+        self.step = self._next_step
+        self._before_last_step, self._before_trial = self._before_trial, None
 
     def settle(self, loss: float) -> bool:
-        """Halve the learning rates where the loss of a kept step says that a plateau has lasted long enough (as
-        torch's ReduceLROnPlateau does); whether that was done."""
+        """Halve the learning rates if, with the loss of this kept step, a plateau has lasted long enough (as torch's
+        ReduceLROnPlateau does). Returns whether they were halved."""
         if not self.settings.plateau:
             return False
-        seen = {"lowest": math.inf, "since": 0, "halved": 0} | self.counters.plateau
-        if loss < seen["lowest"] * (1 - FLAT):
-            self.counters.plateau = seen | {"lowest": loss, "since": 0}
+        plateau = {"lowest": math.inf, "since": 0, "halved": 0} | self.counters.plateau
+        if loss < plateau["lowest"] * (1 - FLAT):
+            self.counters.plateau = plateau | {"lowest": loss, "since": 0}
             return False
-        late = seen["since"] + 1 > self.settings.plateau
-        self.counters.plateau = seen | {"since": (seen["since"] + 1) * (not late), "halved": seen["halved"] + late}
+        exceeded = plateau["since"] + 1 > self.settings.plateau
+        self.counters.plateau = plateau | {
+            "since": (plateau["since"] + 1) * (not exceeded),
+            "halved": plateau["halved"] + exceeded,
+        }
         self._set_rates()
-        return late
+        return exceeded
 
     def _set_rates(self) -> None:
-        """The learning rates of the settings, as often halved as was counted."""
-        share = 0.5 ** self.counters.plateau.get("halved", 0)
+        """Set the learning rates to those of the settings, halved as often as counted."""
+        factor = 0.5 ** self.counters.plateau.get("halved", 0)
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = share * rate
+            group["lr"] = factor * rate
 
     def undo(self) -> None:
-        """Take back the step that is on trial: everything is as it was before."""
-        if self._untried is not None:
-            self._put(self._untried)
-        self._untried = None
+        """Undo the step that is on trial: everything is restored."""
+        if self._before_trial is not None:
+            self._restore(self._before_trial)
+        self._before_trial = None
 
     def roll_back(self) -> None:
-        """Undo the last step that was kept: its gradient was finite, so it led from a good state, perhaps into a bad
-        one. What it has counted towards a plateau is undone with it."""
-        if self._before is not None:
-            self._put(self._before)
-            self.counters.plateau = dict(self._before.counters.get("plateau", {}))
+        """Undo the last step that was kept: its gradient was finite, so the state before it was good, while that after
+        it may not be. Its contribution to the count of a plateau is undone too."""
+        if self._before_last_step is not None:
+            self._restore(self._before_last_step)
+            self.counters.plateau = dict(self._before_last_step.counters.get("plateau", {}))
             self._set_rates()
-        self._before, self.counters.skipped_in_a_row, self.counters.passed_in_a_row = None, 0, 0
+        self._before_last_step, self.counters.skipped_in_a_row, self.counters.passed_in_a_row = None, 0, 0
 
-    def _average(self) -> None:
+    def _update_averages(self) -> None:
         decay = self.method.ema_decay
         for name, mean in self.average.items():
             mean.mul_(decay).add_(self.learned[name], alpha=1 - decay)
 
     def latest(self) -> Snapshot:
-        """The whole state, in memory that changes with it; or, while a step is on trial, as it was before, in memory
-        of its own."""
-        return self._untried or self._now()
+        """The whole state, sharing its memory; or, while a step is on trial, a copy of the state before it."""
+        return self._before_trial or self._current()
 
     @staticmethod
     def read(
         path: Path, keys: Collection[str], method: Method, settings: DistillSettings, device: torch.device
     ) -> DistillState:
-        """What `save` wrote with one of `keys`. Raises InputError when the file belongs to a run of other settings."""
+        """Read what `save` wrote with one of `keys`. Raises InputError if the file belongs to a run with other
+        settings."""
         written, header = load_tensors(path, mend="delete that folder and run the same command again")
         if header.get("key") not in keys:
             raise InputError(
@@ -267,83 +272,85 @@ class DistillState:
             )
         with reading(path, "the state of a run", "delete that folder, and run the same command again"):
             tensors = {name: tensor.to(device) for name, tensor in written.items()}
-            step = StepState(_named(tensors, OF_STEP), header.get("step", {}))
-            further = _named(tensors, OF_FURTHER)
+            step = StepState(_with_prefix(tensors, OF_STEP), header.get("step", {}))
+            further = _with_prefix(tensors, OF_FURTHER)
             state = DistillState(tensors["images"], tensors["targets"], method, settings, further, step)
-            state._put(Snapshot(written, step))
-            state.counters = Counters(**_counters(header["counters"]))
+            state._restore(Snapshot(written, step))
+            state.counters = Counters(**_check_counters(header["counters"]))
             state._set_rates()
         return state
 
-    def _now(self) -> Snapshot:
-        """Everything that a step changes."""
-        tensors = {_in_file(name): tensor for name, tensor in self.learned.items()} | pack(self.optimiser)
+    def _current(self) -> Snapshot:
+        """Everything that a step changes, sharing its memory."""
+        tensors = {_name_in_file(name): tensor for name, tensor in self.learned.items()} | pack(self.optimiser)
         if self.method.ema_decay:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         return Snapshot(tensors, self.step, self.counters.written())
 
-    def _snapshot(self) -> Snapshot:
-        """The same in memory of its own."""
-        now = self._now()
-        return replace(now, tensors={name: tensor.clone() for name, tensor in now.tensors.items()})
+    def _copy(self) -> Snapshot:
+        """A copy of everything that a step changes."""
+        current = self._current()
+        return replace(current, tensors={name: tensor.clone() for name, tensor in current.tensors.items()})
 
-    def _put(self, taken: Snapshot) -> None:
-        """Take over what `_now` gave."""
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Restore what `_current` returned."""
         for name, tensor in self.learned.items():
-            tensor.copy_(taken.tensors[_in_file(name)])
+            tensor.copy_(snapshot.tensors[_name_in_file(name)])
         for name, mean in self.average.items():
-            mean.copy_(taken.tensors.get(f"average.{name}", taken.tensors[_in_file(name)]))
-        unpack(self.optimiser, taken.tensors)
-        self.step = taken.step
+            mean.copy_(snapshot.tensors.get(f"average.{name}", snapshot.tensors[_name_in_file(name)]))
+        unpack(self.optimiser, snapshot.tensors)
+        self.step = snapshot.step
 
 
 FLAT = 1e-4
-"""The share by which a loss must be below the lowest one to end a plateau."""
+"""Relative amount by which a loss must be below the lowest one to end a plateau."""
 OF_FURTHER, OF_STEP = "learned.", "step."
-"""What precedes, in the file, the names of what is learned besides images, targets and η, and of what the outer step
-keeps."""
+"""Prefixes, in the file, of the names of tensors that are learned besides images, targets and η, and of those of the
+state of the outer step."""
 FIRST_THREE = {"images": "images", "targets": "targets", "lr": "phi"}
 """The names that three of the learned tensors have in the file."""
 
 
-def _in_file(name: str) -> str:
+def _name_in_file(name: str) -> str:
     return FIRST_THREE.get(name, OF_FURTHER + name)
 
 
-def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose names begin with `prefix`, without it."""
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors whose names begin with `prefix`, by their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _counters(header: dict[str, Any]) -> dict[str, Any]:
-    counted = {name: header[name] for name in vars(Counters()) if name in header}
-    plain = {name: value for name, value in counted.items() if name not in ("best", "plateau")}
-    wrong = [name for name, value in plain.items() if type(value) is not int or value < 0]
-    plateau = counted.get("plateau") or {"halved": 0, "since": 0, "lowest": 0.0}
+def _check_counters(header: dict[str, Any]) -> dict[str, Any]:
+    counters = {name: header[name] for name in vars(Counters()) if name in header}
+    counts = {name: value for name, value in counters.items() if name not in ("best", "plateau")}
+    invalid = [name for name, value in counts.items() if type(value) is not int or value < 0]
+    plateau = counters.get("plateau") or {"halved": 0, "since": 0, "lowest": 0.0}
     if not all(math.isfinite(plateau[name]) for name in ("halved", "since", "lowest")):
-        wrong.append("plateau")
-    if wrong:
-        raise ValueError(f"{wrong[0]} is no count")
-    return counted
+        invalid.append("plateau")
+    if invalid:
+        raise ValueError(f"{invalid[0]} is no count")
+    return counters
 
 
 def outer_optimiser(
     kind: Literal["sgd", "adam", "adamw"], decay: float, groups: Sequence[tuple[Tensor, float, float]]
 ) -> torch.optim.Optimizer:
-    """The optimiser of tensors, each with its learning rate and its momentum (β_1 for Adam); `decay` is that of
-    AdamW. Of none, it is one that never has anything to move."""
+    """The optimiser of tensors, each with its learning rate and its momentum (β_1 for Adam); `decay` is the weight
+    decay of AdamW. Without tensors it is an optimiser that changes nothing."""
     if not groups:
         return torch.optim.SGD([torch.zeros(())], lr=0.0)
     if kind != "sgd":
-        own = [{"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups]
+        parameter_groups = [
+            {"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups
+        ]
         if kind == "adam":
-            return torch.optim.Adam(own)
-        return torch.optim.AdamW(own, weight_decay=decay)
+            return torch.optim.Adam(parameter_groups)
+        return torch.optim.AdamW(parameter_groups, weight_decay=decay)
     return torch.optim.SGD(
         [{"params": [tensor], "lr": rate, "momentum": momentum} for tensor, rate, momentum in groups], lr=groups[0][1]
     )
 
 
 def shortened(gradient: Tensor, bound: float) -> Tensor:
-    """`gradient`, no longer than `bound`; 0 means any length."""
+    """`gradient`, scaled down to a norm of at most `bound`; 0 means no bound."""
     return gradient * (bound / gradient.norm()).clamp_max(1.0) if bound else gradient

@@ -1,5 +1,5 @@
-"""Evaluation: fresh networks trained on a few images under a named protocol, beside the same networks on real
-images."""
+"""Evaluation: train fresh networks on a small set of images under a named protocol, and compare them with the same
+networks trained on real images."""
 
 from .protocol import MTT_PROTOCOL, PROTOCOLS, EvalRecipe
 from .rows import random_real

@@ -1,4 +1,4 @@
-"""One set under several protocols, side by side: each result with its protocol, and with what chose it."""
+"""Results of one set under several protocols in one table, each with its protocol and its reported accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .scores import BASELINE_NAMES, LABELS, RowScores, Scores, networks_text
 
 @dataclass(frozen=True)
 class Result:
-    """One row: under which protocol, what the networks learned from, and what they reached."""
+    """One table row: the protocol, the training data and the accuracies."""
 
     protocol: str
     reported: str
@@ -23,20 +23,19 @@ class Result:
     entry: RowScores
 
     def cells(self) -> tuple[str, ...]:
-        """The row in words."""
+        """The cells of the row as text."""
         stored = ABSENT
         if self.stored is not None:
             stored = size(self.stored)
         figures = [spread(self.entry.final), ABSENT]
         if self.entry.best:
             figures[1] = spread(self.entry.best)
-        words = (self.protocol, self.source, LABELS[self.labels], str(self.per_slot), stored)
-        return (*words, *figures, self.reported, str(self.entry.n))
+        leading = (self.protocol, self.source, LABELS[self.labels], str(self.per_slot), stored)
+        return (*leading, *figures, self.reported, str(self.entry.n))
 
 
 def across_protocols(measured: Sequence[Scores]) -> list[Tabulation]:
-    """The results of all protocols in one table; where they differ in the kind of labels, or in images per slot, in one
-    table for each."""
+    """The results of all protocols as tables: one table for each kind of labels and number of images per slot."""
     results = [result for scores in measured for result in _results(scores)]
     kinds = sorted({(result.labels, result.per_slot) for result in results})
     names = ("protocol", "trained on", "labels", "images a slot", "stored", "final", "best", "reported", "n")
@@ -57,7 +56,7 @@ def across_protocols(measured: Sequence[Scores]) -> list[Tabulation]:
 
 
 def _results(scores: Scores) -> Iterator[Result]:
-    """The rows of one evaluation, each with the labels that its networks learned from."""
+    """The rows of one evaluation, each with the kind of labels that its networks are trained on."""
     subject, recipe = scores.subject, scores.recipe
     assert subject is not None, "an evaluation of a set says which"
     for model, entry in scores.architecture.items():

@@ -1,4 +1,4 @@
-"""Networks that are trained already, by everything that their accuracy depends on, so that none is trained twice."""
+"""A cache of results, keyed by everything that a network's accuracy depends on, so that none is trained twice."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from .scores import RowScores
 from .training import NetworkResult
 
 FORMAT = 1
-UNTRAINED = ("name", "reported", "full_epochs", "networks")
-"""What of a recipe no single network depends on: the full-data row has its epochs in `epochs` by then."""
+NOT_IN_KEY = ("name", "reported", "full_epochs", "networks")
+"""Fields of a recipe that do not affect a single network; the recipe of the full-data row has its epochs in
+`epochs`."""
 
 
 class CachedRow:
-    """The networks of one row, as far as they are finished; `keep` is told of each new one."""
+    """The finished networks of one row; `keep` is called with each new one."""
 
     def __init__(
         self,
@@ -34,12 +35,12 @@ class CachedRow:
         self.row, self.results, self._keep = row, dict(results), keep
 
     def add(self, k: int, result: NetworkResult) -> None:
-        """Network k is finished."""
+        """Store the result of network k."""
         self._keep(k, result)
         self.results[k] = result
 
     def entry(self, unequal: bool = False) -> RowScores:
-        """What the finished networks reach, with balanced accuracies where the tested classes are `unequal`."""
+        """The scores of the finished networks, with balanced accuracies where the tested classes are `unequal`."""
         return RowScores.of([self.results[k] for k in sorted(self.results)], self.row.recipe.reported, unequal)
 
 
@@ -49,67 +50,72 @@ RESULT = TypeAdapter(NetworkResult)
 class NetworkCache:
     """Results by recipe, network, images, data set, tested split, seed and number of the network.
 
-    A changed recipe or image asks for other keys, so it starts over without touching what was there. With `path` None
-    nothing is stored. Networks of all training images are kept in the cache folder as well, for other runs on the same
-    data.
+    A changed recipe or image gives other keys, so that training starts over and earlier results stay. With `path` None
+    nothing is stored. Networks trained on all training images are stored in the cache folder as well, for other runs on
+    the same data.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._stored: dict[str, Any] = {}
         if path is not None and path.exists():
-            kept = read_json(path)
-            if kept.get("format") == FORMAT:
-                self._stored = kept.get("networks", {})
+            content = read_json(path)
+            if content.get("format") == FORMAT:
+                self._stored = content.get("networks", {})
             with reading(path, "results of networks", "restore it, or delete it and run the same command again"):
                 for each in self._stored.values():
                     self._result(each)
 
     @staticmethod
     def beside(out: Path | None) -> NetworkCache:
-        """The cache of the folder `out`, which every table of that folder shares."""
+        """The cache of the folder `out`, shared by all tables of that folder."""
         if out is None:
             return NetworkCache(None)
         return NetworkCache(RunDir(out).networks)
 
     def row(self, row: TableRow, common: Mapping[str, Any], seeds: int) -> CachedRow:
-        """The first `seeds` networks of the row, as far as they are here; new ones are stored. `common` is what the
-        networks of all rows share."""
-        recipe = {name: value for name, value in row.recipe.to_json().items() if name not in UNTRAINED}
-        about = {"recipe": recipe, "model": row.model, "images": row.content, **common}
-        known = {k: self._result(self._get({**about, "network": k})) for k in range(seeds)}
-        results = {k: result for k, result in known.items() if result is not None}
-        return CachedRow(row, results, lambda k, result: self._put({**about, "network": k}, result))
+        """The row with the cached results of its first `seeds` networks; results that are added to it are stored.
+
+        `common` holds the parts of the key that all rows share.
+        """
+        recipe = {name: value for name, value in row.recipe.to_json().items() if name not in NOT_IN_KEY}
+        key_fields = {"recipe": recipe, "model": row.model, "images": row.content, **common}
+        cached = {k: self._result(self._get({**key_fields, "network": k})) for k in range(seeds)}
+        results = {k: result for k, result in cached.items() if result is not None}
+        return CachedRow(row, results, lambda k, result: self._put({**key_fields, "network": k}, result))
 
     @staticmethod
     def _result(stored: dict[str, Any] | None) -> NetworkResult | None:
         if stored is None:
             return None
-        known = {name: stored[name] for name in ("final", "best", "diverged")}
-        known |= {name: stored.get(name) or None for name in ("by_class", "confusion", "by_steps")}  # newer than others
-        return RESULT.validate_python(known)
+        values = {name: stored[name] for name in ("final", "best", "diverged")}
+        values |= {
+            name: stored.get(name) or None for name in ("by_class", "confusion", "by_steps")
+        }  # absent in older files
+        return RESULT.validate_python(values)
 
-    def _get(self, about: dict[str, Any]) -> dict[str, Any] | None:
-        """The stored result: of this folder, or of another run's that was trained on all of the same images."""
-        stored = self._stored.get(digest(about))
-        if stored is None and self._shared(about):
-            with suppress(ValueError, KeyError, TypeError):  # none yet, or a spoilt file: it is trained again
-                saved = read_json(_file(about))
+    def _get(self, key_fields: dict[str, Any]) -> dict[str, Any] | None:
+        """The stored result: of this folder or, for a network trained on all images, of another run on the same
+        data."""
+        stored = self._stored.get(digest(key_fields))
+        if stored is None and self._shared(key_fields):
+            with suppress(ValueError, KeyError, TypeError):  # no file yet, or a damaged one: train again
+                saved = read_json(_shared_path(key_fields))
                 self._result(saved)
-                stored = self._stored[digest(about)] = saved
+                stored = self._stored[digest(key_fields)] = saved
                 self._write()
         return stored
 
-    def _shared(self, about: Mapping[str, Any]) -> bool:
-        return self.path is not None and about["images"] == FULL_DATA
+    def _shared(self, key_fields: Mapping[str, Any]) -> bool:
+        return self.path is not None and key_fields["images"] == FULL_DATA
 
-    def _put(self, about: dict[str, Any], result: NetworkResult) -> None:
-        """Store one result at once, with a readable note of what it is."""
+    def _put(self, key_fields: dict[str, Any], result: NetworkResult) -> None:
+        """Store one result immediately, together with its key in readable form."""
         figures = {name: value for name, value in asdict(result).items() if name != "by_steps" or value}
-        self._stored[digest(about)] = {**figures, "about": about}
-        if self._shared(about):
-            with suppress(OSError):  # a cache that cannot be written to stops no run
-                write_json(_file(about), self._stored[digest(about)])
+        self._stored[digest(key_fields)] = {**figures, "about": key_fields}
+        if self._shared(key_fields):
+            with suppress(OSError):  # a cache that cannot be written to does not stop the run
+                write_json(_shared_path(key_fields), self._stored[digest(key_fields)])
         self._write()
 
     def _write(self) -> None:
@@ -117,6 +123,6 @@ class NetworkCache:
             write_json(self.path, {"format": FORMAT, "networks": self._stored})
 
 
-def _file(about: Mapping[str, Any]) -> Path:
-    """Where the cache folder keeps a network of all training images."""
-    return cache_folder() / "networks" / f"{digest(dict(about))}.json"
+def _shared_path(key_fields: Mapping[str, Any]) -> Path:
+    """The path in the cache folder of a network trained on all training images."""
+    return cache_folder() / "networks" / f"{digest(dict(key_fields))}.json"

@@ -1,5 +1,5 @@
-"""Class-incremental learning from a distilled memory: classes arrive in steps, and every step trains afresh on all that
-came so far.
+"""Class-incremental learning from a distilled memory: classes arrive in steps, and each step trains new networks on
+all classes seen so far.
 
 The protocol of DM (arXiv 2110.04181), after GDumb: the memory holds the distilled images of every class seen; at each
 step a new network is trained from scratch on it and tested on the classes seen.
@@ -33,7 +33,7 @@ from .training import NetworkResult
 
 @dataclass(frozen=True)
 class Memory:
-    """What network k has of a set once `seen` classes of its own random order have arrived."""
+    """The part of a set that network k trains on after the first `seen` classes of its random order have arrived."""
 
     source: SyntheticSet | Draw
     seen: int
@@ -41,10 +41,10 @@ class Memory:
     seed: int
 
     def __call__(self, k: int) -> SyntheticSet:
-        whole = self.source
-        if not isinstance(whole, SyntheticSet):
-            whole = whole(k)
-        return of_classes(whole, arrived(self.classes, self.seen, self.seed, k))
+        source = self.source
+        if not isinstance(source, SyntheticSet):
+            source = source(k)
+        return of_classes(source, arrived(self.classes, self.seen, self.seed, k))
 
 
 class Continual(Record):
@@ -82,22 +82,22 @@ def continual(
 ) -> Continual:
     """The accuracies of networks after each step of arriving classes, for the set and for real images in its place.
 
-    Network k has an order of the classes of its own, drawn from `seed` and k. The network has an output for every class
+    Network k has its own order of the classes, drawn from `seed` and k. The network has an output for every class
     from the start; labels lose their share of classes that have not arrived.
 
     Args:
         synthetic: The distilled set.
         dataset: The data that it belongs to.
-        steps: They bring equally many classes, the first ones one more where that does not divide.
+        steps: Each brings equally many classes; the first ones bring one more where the number does not divide.
         recipe: The protocol.
         model: Names of networks and of pools, of which the first is taken. None: the student of the set.
         seeds: Networks of each row.
-        baselines: Rows of real images. full is left out, because a memory is small, and so is teacher, who has seen all
-            classes.
+        baselines: Rows of real images. full is left out, because a memory is small, and so is teacher, which has seen
+            all classes.
         out: A folder whose cache is used and added to, and which gets `continual.json`. None: nothing is written.
         seed: Of networks, draws and orders.
         rates: What `search_rates` found, by network: the rate at which it learns from the set.
-        workers: Networks, of whatever row, that a CPU trains side by side. None: one for each core.
+        workers: Networks, of any row, that a CPU trains in parallel. None: one for each core.
 
     Raises:
         InputError: For a number of steps that `check_steps` refuses.
@@ -109,17 +109,20 @@ def continual(
         synthetic = rate.given(synthetic)
     count = len(dataset.classes)
     seen = tuple(accumulate(count // steps + (step < count % steps) for step in range(steps)))
-    whole = {"synthetic": synthetic_row(name, synthetic, recipe)}
-    whole |= {
+    full_rows = {"synthetic": synthetic_row(name, synthetic, recipe)}
+    full_rows |= {
         each: baseline_row(each, name, synthetic.ipc, dataset, recipe, seed)
         for each in baselines
         if each not in ("full", TAUGHT)
     }
-    rows = [_arriving(row, classes, count, seed) for row in whole.values() for classes in seen]
-    kept = train_rows(rows, Testing(dataset, "test", seed, seeds), NetworkCache.beside(out), workers)
+    rows = [_memory_row(row, classes, count, seed) for row in full_rows.values() for classes in seen]
+    cached_rows = train_rows(rows, Testing(dataset, "test", seed, seeds), NetworkCache.beside(out), workers)
     sizes = torch.bincount(dataset.test.labels.cpu(), minlength=count)
-    by_step = [_on_seen(each, sizes, classes, seed) for each, classes in zip(kept, seen * len(whole), strict=True)]
-    accuracies = {each: tuple(by_step[row * steps : (row + 1) * steps]) for row, each in enumerate(whole)}
+    by_step = [
+        _accuracies_on_seen(each, sizes, classes, seed)
+        for each, classes in zip(cached_rows, seen * len(full_rows), strict=True)
+    ]
+    accuracies = {each: tuple(by_step[row * steps : (row + 1) * steps]) for row, each in enumerate(full_rows)}
     measured = Continual(
         recipe=recipe, model=name, subject=SetInfo.of(synthetic), seen=seen, accuracies=accuracies, rate=rate
     )
@@ -150,11 +153,11 @@ def arrived(classes: int, seen: int, seed: int, k: int) -> Labels:
     return torch.randperm(classes, generator=rng(seed, "continual", k))[:seen]
 
 
-def of_classes(synthetic: SyntheticSet, kept: Labels) -> SyntheticSet:
-    """The images whose most probable class is among `kept`, grouped as they were, with no share of any other class in
-    soft labels."""
+def of_classes(synthetic: SyntheticSet, chosen: Labels) -> SyntheticSet:
+    """The images whose most probable class is among `chosen`, grouped as before, with no share of any other class
+    in soft labels."""
     member = torch.zeros(len(synthetic.classes), dtype=torch.bool, device=synthetic.targets.device)
-    member[kept.to(member.device)] = True
+    member[chosen.to(member.device)] = True
     rows = member[synthetic.hard_labels]
     targets = synthetic.targets[rows]
     absent = {"hard": 0.0, "soft": -torch.inf, "weights": 0.0}
@@ -177,7 +180,7 @@ def continual_table(measured: Continual) -> Tabulation:
     return Tabulation(columns, tuple(rows), caption, f"Class-incremental learning in {len(measured.seen)} steps")
 
 
-def _arriving(row: TableRow, seen: int, classes: int, seed: int) -> TableRow:
+def _memory_row(row: TableRow, seen: int, classes: int, seed: int) -> TableRow:
     """The row of a memory that holds `seen` classes; with all of them it is the row of the plain evaluation."""
     if seen == classes:
         return row
@@ -190,15 +193,16 @@ def _arriving(row: TableRow, seen: int, classes: int, seed: int) -> TableRow:
     )
 
 
-def _on_seen(kept: CachedRow, sizes: Labels, seen: int, seed: int) -> tuple[float, ...]:
-    """Each network's accuracy on the test images of the classes that it has seen: its accuracies by class, weighed by
-    their sizes."""
+def _accuracies_on_seen(row: CachedRow, sizes: Labels, seen: int, seed: int) -> tuple[float, ...]:
+    """Each network's accuracy on the test images of the classes that it has seen: its accuracies by class, weighted
+    by their sizes."""
     return tuple(
-        _of_seen(result, sizes, arrived(len(sizes), seen, seed, k)) for k, result in sorted(kept.results.items())
+        _accuracy_on_seen(result, sizes, arrived(len(sizes), seen, seed, k))
+        for k, result in sorted(row.results.items())
     )
 
 
-def _of_seen(result: NetworkResult, sizes: Labels, seen: Labels) -> float:
+def _accuracy_on_seen(result: NetworkResult, sizes: Labels, seen: Labels) -> float:
     # A plain evaluation by an earlier version has no figures by class.
     if len(seen) == len(sizes) or result.by_class is None:
         return result.final

@@ -1,5 +1,5 @@
-"""DD-Ranking (arXiv 2505.13300): what a distilled set gives apart from its soft labels and its augmentation, from 0
-to 1."""
+"""DD-Ranking (arXiv 2505.13300): scores from 0 to 1 of what a distilled set contributes besides its soft labels and
+its augmentation."""
 
 from __future__ import annotations
 
@@ -93,15 +93,15 @@ class Ranking(Record):
         )
 
     def write(self, path: Path) -> None:
-        """Write `ranking.json`, the scores beside what they were computed from."""
+        """Write `ranking.json`: the scores, and the accuracies that they are computed from."""
         scores = {name: list(getattr(self, name)) for name in ("hlr", "ior", "ior_plain", "lrs", "ars")}
         write_json(path, {"scores": scores, **self.to_json()})
 
     @staticmethod
     def read(path: Path) -> Ranking:
-        """What `write` wrote. Raises InputError for anything else."""
-        kept = {name: value for name, value in read_json(path).items() if name != "scores"}
-        return read_as(Ranking, kept, path, "DD-Ranking's scores")
+        """Read what `write` wrote. Raises InputError for anything else."""
+        values = {name: value for name, value in read_json(path).items() if name != "scores"}
+        return read_as(Ranking, values, path, "DD-Ranking's scores")
 
 
 def robust(difference: float) -> float:
@@ -125,8 +125,8 @@ def rank(
 ) -> Ranking:
     """The scores of a distilled set on one network and on the test images.
 
-    Real images learn at the recipe's learning rate or 0.01, where the authors search one. The authors take the best
-    test accuracy of each training, this the last.
+    Networks on real images use the recipe's learning rate or 0.01; the authors search one. The authors take the best
+    test accuracy of each training, this function the last one.
 
     Args:
         synthetic: The distilled set.
@@ -138,9 +138,9 @@ def rank(
         gamma: γ, the weight of accuracy with augmentation, from 0 to 1.
         seed: Of networks and draws.
         rates: What `search_rates` found, by network: the rate at which it learns from the set.
-        workers: Networks, of whatever row, that a CPU trains side by side. None: one for each core.
-        random_labels: What random images are labelled with: same, as on the leaderboard, gives them the soft labels of
-            the set, image for image within a class; own leaves them their hard labels. The authors' code has the
+        workers: Networks, of any row, that a CPU trains in parallel. None: one for each core.
+        random_labels: The labels of random images: same, as on the leaderboard, gives them the soft labels of the set,
+            image for image within a class; own leaves them their hard labels. The authors' code has the
             teacher of the set's soft labels label the random images, where there is one; a set alone has no teacher.
 
     Raises:
@@ -160,14 +160,15 @@ def rank(
         "random_plain": _random_row(name, synthetic, dataset, plain, seed, random_labels),
         "full": baseline_row("full", name, synthetic.ipc, dataset, recipe, seed),
     }
-    # A set of hard labels is its own hard form, and a protocol without augmentation its own plain form: such rows are
-    # trained once.
-    distinct = {_identity(row): row for row in rows.values()}
+    # For a set with hard labels "synthetic_hard" equals "synthetic", and for a protocol without augmentation the plain
+    # rows equal the augmented ones: equal rows are trained once.
+    distinct = {_cache_key(row): row for row in rows.values()}
     testing, cache = Testing(dataset, "test", seed, seeds), NetworkCache.beside(out)
     finals = {
-        _identity(each.row): each.entry().final for each in train_rows(list(distinct.values()), testing, cache, workers)
+        _cache_key(each.row): each.entry().final
+        for each in train_rows(list(distinct.values()), testing, cache, workers)
     }
-    measured = Measured.model_validate({name: finals[_identity(row)] for name, row in rows.items()})
+    measured = Measured.model_validate({name: finals[_cache_key(row)] for name, row in rows.items()})
     ranking = Ranking(
         recipe=recipe,
         model=name,
@@ -190,7 +191,7 @@ class Relabelled:
     synthetic: SyntheticSet
 
     def __call__(self, k: int) -> SyntheticSet:
-        """Both sets are grouped by class, so that row n of the labels is of the class of image n."""
+        """The images of draw k. Both sets are grouped by class, so that label n and image n are of the same class."""
         drawn = self.images(k)
         targets = self.synthetic.targets.to(drawn.images.device)
         return replace(drawn, labels=self.synthetic.labels, targets=targets)
@@ -215,14 +216,14 @@ def check_gamma(gamma: float) -> None:
 
 
 def hardened(synthetic: SyntheticSet) -> SyntheticSet:
-    """The set with one-hot rows of the most probable class; itself where its labels are that already."""
+    """The set with one-hot rows of the most probable class; the set itself where its labels are one-hot already."""
     if synthetic.certain:
         return synthetic
     return replace(synthetic, labels="hard", targets=one_hot(synthetic.hard_labels, len(synthetic.classes)))
 
 
 def ranking_table(ranking: Ranking) -> Tabulation:
-    """The four scores with what goes into them."""
+    """The four scores and the accuracies that they are computed from."""
     reached = {name: spread(values) for name, values in ranking.accuracies}
     weight, gamma = ranking.weight, ranking.gamma
     with_augmentation = f"{reached['synthetic']} less {reached['random']}"
@@ -237,7 +238,7 @@ def ranking_table(ranking: Ranking) -> Tabulation:
             "IOR",
             _percent(ranking.ior),
             f"synthetic with {LABELS[ranking.subject.labels]} {reached['synthetic']} less random with "
-            f"{_labelled(ranking)} {reached['random']}",
+            f"{_label_text(ranking)} {reached['random']}",
         ),
         ("LRS", _share(ranking.lrs), f"α = {weight:g} IOR − {1 - weight:g} HLR, of accuracies from 0 to 1"),
         (
@@ -250,19 +251,19 @@ def ranking_table(ranking: Ranking) -> Tabulation:
     caption = (
         "DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. "
         f"{ranking.model}. {protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; "
-        f"random images have {_labelled(ranking)} and a fixed learning rate; {networks_text([len(ranking.lrs)])}."
+        f"random images have {_label_text(ranking)} and a fixed learning rate; {networks_text([len(ranking.lrs)])}."
     )
     return Tabulation(columns, rows, caption, "Label-robust and augmentation-robust scores")
 
 
-def _labelled(ranking: Ranking) -> str:
-    """What random images are labelled with, in words."""
+def _label_text(ranking: Ranking) -> str:
+    """The labels of the random images, as text for captions."""
     if ranking.random_labels == "same" and ranking.subject.labels != "hard":
         return f"the same {LABELS[ranking.subject.labels]}"
     return "their own labels"
 
 
-def _identity(row: TableRow) -> tuple[str, str]:
+def _cache_key(row: TableRow) -> tuple[str, str]:
     return row.content, row.recipe.model_dump_json()
 
 

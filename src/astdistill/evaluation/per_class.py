@@ -11,13 +11,13 @@ from .scores import BASELINE_NAMES, RowScores, Scores, caption, spread
 from .training import MOST_CONFUSED
 
 WHOLE = 20
-"""Classes up to which a table has all of them."""
+"""The largest number of classes of which a table shows all."""
 ENDS = 10
-"""Classes shown at either end of a longer table."""
+"""Classes shown at each end of a longer table."""
 
 
 def check_confusion(classes: Sequence[str]) -> None:
-    """Raise InputError where there are too many classes for a confusion matrix to be kept."""
+    """Raise InputError where there are too many classes for a confusion matrix."""
     if len(classes) > MOST_CONFUSED:
         raise InputError(
             f"A confusion matrix is kept up to {MOST_CONFUSED} classes, and there are {len(classes)}; "
@@ -28,8 +28,8 @@ def check_confusion(classes: Sequence[str]) -> None:
 def by_class(scores: Scores) -> Tabulation:
     """The final accuracy of every class: the distilled set on each network, then the baselines.
 
-    Above 20 classes: the ten best and the ten worst by the first column. Raises InputError for scores that were kept
-    without them.
+    Above 20 classes: the ten best and the ten worst by the first column. Raises InputError for scores stored
+    without accuracies by class.
     """
     entries = {model: entry for model, entry in scores.architecture.items()} | {
         BASELINE_NAMES[name]: entry for name, entry in scores.baselines.items()
@@ -39,18 +39,17 @@ def by_class(scores: Scores) -> Tabulation:
         raise InputError(
             "These scores were kept without figures by class, by an earlier version; evaluate again with another --out."
         )
-    order, chosen = _chosen(next(iter(figures.values())))
+    order, note = _select_classes(next(iter(figures.values())))
     rows = [(scores.classes[label], *(spread(each[label]) for each in figures.values())) for label in order]
     columns = (Column("class", words=True), *(Column(name, bold=number == 0) for number, name in enumerate(figures)))
-    return Tabulation(columns, tuple(rows), f"{chosen}{caption(scores)}", "Final accuracy by class")
+    return Tabulation(columns, tuple(rows), f"{note}{caption(scores)}", "Final accuracy by class")
 
 
 def confusions(scores: Scores) -> Tabulation:
-    """What the networks of the distilled set took the tested images of each class for, all networks of its first row
-    together, in %.
+    """The confusion matrix on the tested images in %, summed over all networks of the distilled set's first row.
 
     Up to 20 classes the whole matrix, a row for each true class; above, the 20 most frequent confusions. Raises
-    InputError where no counts were kept: above 100 classes, or by an earlier version.
+    InputError where no counts are stored: above 100 classes, or by an earlier version.
     """
     check_confusion(scores.classes)
     model, entry = next(iter(scores.architecture.items()))
@@ -79,17 +78,17 @@ def confusions(scores: Scores) -> Tabulation:
 
 
 def _figures(entry: RowScores, classes: int) -> list[list[float]]:
-    """Each class's accuracies, one a network that has any."""
-    kept = [network for network in entry.by_class if network is not None]
-    return [[figure for network in kept if (figure := network[label]) is not None] for label in range(classes)]
+    """The accuracies of each class, one for each network that has any."""
+    by_network = [network for network in entry.by_class if network is not None]
+    return [[figure for network in by_network if (figure := network[label]) is not None] for label in range(classes)]
 
 
-def _chosen(first: Sequence[Sequence[float]]) -> tuple[list[int], str]:
-    """The classes to show, in order, and what the caption says of the choice."""
+def _select_classes(first: Sequence[Sequence[float]]) -> tuple[list[int], str]:
+    """The classes to show, in order, and a sentence on the choice for the caption."""
     if len(first) <= WHOLE:
         return list(range(len(first))), ""
-    known = [label for label, figures in enumerate(first) if figures]
-    ranked = sorted(known, key=lambda label: (-statistics.fmean(first[label]), label))
+    tested = [label for label, figures in enumerate(first) if figures]
+    ranked = sorted(tested, key=lambda label: (-statistics.fmean(first[label]), label))
     if len(ranked) <= 2 * ENDS:
         return ranked, "Best classes first. "
     return ranked[:ENDS] + ranked[-ENDS:], f"The {ENDS} best and the {ENDS} worst of {len(ranked)} classes. "

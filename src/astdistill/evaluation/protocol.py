@@ -1,5 +1,4 @@
-"""Evaluation protocols as values, and pools of networks: a figure means nothing without the protocol it was measured
-under."""
+"""Evaluation protocols and pools of networks. Accuracies are comparable only under the same protocol."""
 
 from __future__ import annotations
 
@@ -26,9 +25,9 @@ LATER = (
 Count = Annotated[int, Field(ge=1)]
 
 
-def _pair(given: object) -> object:
-    """The numbers of '10:50', as it is typed."""
-    return given.split(":") if isinstance(given, str) else given
+def _split_pair(value: object) -> object:
+    """The two numbers of a typed pair such as '10:50'."""
+    return value.split(":") if isinstance(value, str) else value
 
 
 class EvalRecipe(Record):
@@ -79,7 +78,7 @@ class EvalRecipe(Record):
     cosine: float = Field(default=0.0, ge=0)
     """c, of a cosine schedule: in epoch e, counted from 0, the learning rate is multiplied by ½ (1 + cos(π e / (c E))),
     and does not drop. With c = 2 it ends at half of its first value. 0 means no such schedule."""
-    batches: tuple[Annotated[tuple[Count, Count], BeforeValidator(_pair)], ...] = ()
+    batches: tuple[Annotated[tuple[Count, Count], BeforeValidator(_split_pair)], ...] = ()
     """Pairs of a number of images per class and the batch size from that number on, in place of batch; twice the batch
     size for a hundred classes or more. On the command line a pair is two numbers with a colon: 1:10 10:50."""
     temperature: float = Field(default=0.0, ge=0)
@@ -113,8 +112,9 @@ class EvalRecipe(Record):
         return self
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What earlier versions did not have is written where it is used, so that their scores keep their keys."""
+    def _omit_unused(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Write fields that earlier versions did not have only where they are used, so that existing scores keep their
+        keys."""
         fields = type(self).model_fields
         unused = {name for name in LATER if getattr(self, name) == fields[name].default}
         return {name: value for name, value in handler(self).items() if name not in unused}
@@ -133,8 +133,8 @@ class EvalRecipe(Record):
         """Raise InputError where the recipe counts steps, so that a number of epochs would have no effect.
 
         Args:
-            given: The number as it was given, with its flag.
-            called: What the sentence calls the recipe.
+            given: The flag and the number as typed, for the error message.
+            called: The name of the recipe in the error message.
         """
         if self.steps:
             raise InputError(
@@ -143,7 +143,7 @@ class EvalRecipe(Record):
             )
 
     def for_images(self, count: int) -> EvalRecipe:
-        """The recipe for a set of so many images: with as many epochs as its steps take.
+        """The recipe for a set of `count` images, with as many epochs as its steps take.
 
         Args:
             count: Images that a network trains on.
@@ -163,7 +163,7 @@ class EvalRecipe(Record):
         released.
 
         At `decay_at` = ½ and E = 1000, 502 passes run at the full rate as released, and 499 below it. The released MTT
-        code makes a new optimiser there, so the momentum buffer starts anew.
+        code makes a new optimiser there, so the momentum buffer starts from zero.
         """
         return int(self.decay_at * self.epochs) + 1 + self.released_count
 
@@ -176,7 +176,7 @@ class EvalRecipe(Record):
         return not self.drops_at and not self.cosine and epoch == self.decays_at
 
     def for_set(self, ipc: int, classes: int) -> EvalRecipe:
-        """The recipe with its batch settled, where it depends on the size of the set.
+        """The recipe with its batch size resolved, where it depends on the size of the set.
 
         Args:
             ipc: Images per class, as they are stored.
@@ -189,8 +189,8 @@ class EvalRecipe(Record):
         return self.replace(batch=fitting[-1] * (1 + (classes >= 100)), batches=())
 
     def dropped(self, epoch: int) -> float:
-        """What the learning rate is multiplied by in `epoch`, counted from 0, by the `drops_at` before it or the
-        cosine.
+        """The factor on the learning rate in `epoch`, counted from 0, from the `drops_at` before it or the cosine
+        schedule.
 
         Args:
             epoch: Counted from 0.
@@ -200,18 +200,18 @@ class EvalRecipe(Record):
         return self.decay_factor ** sum(epoch >= round(share * self.epochs) for share in self.drops_at)
 
     def checks_after(self, passes: int) -> bool:
-        """Whether the network is tested after so many passes: after 20, 40, … for a `check_every` of 20, and after 1,
+        """Whether the network is tested after `passes` passes: after 20, 40, … for a `check_every` of 20, and after 1,
         21, … as released.
 
         Args:
-            passes: Passes over the training images that are done.
+            passes: Completed passes over the training images.
         """
         if self.steps or not self.check_every or passes <= self.checks_from * self.epochs:
             return False
         return (passes - self.released_count) % self.check_every == 0
 
     def augmented(self, strategy: str) -> EvalRecipe:
-        """The recipe with its augmentation settled: its own, or else `strategy`.
+        """The recipe with its augmentation resolved: its own, or else `strategy`.
 
         Args:
             strategy: DSA operations joined by underscores; "" for none.
@@ -222,8 +222,8 @@ class EvalRecipe(Record):
 
     @property
     def epochs_on_full_data(self) -> int | None:
-        """Epochs of the full-data baseline where they are not those of the set; it takes as many steps as the set where
-        the recipe counts steps."""
+        """Epochs of the full-data baseline; None where they are those of the set, or where the recipe counts steps, of
+        which full data takes as many as the set."""
         if self.steps:
             return None
         return self.full_epochs
@@ -234,8 +234,8 @@ class EvalRecipe(Record):
 
 
 MTT_PROTOCOL = EvalRecipe(name="MTT", released_count=True)
-"""Cazenavette et al. 2022 (arXiv 2203.11932) and most of its successors: 1000 epochs, which are 1001 passes, the last
-one counts."""
+"""Cazenavette et al. 2022 (arXiv 2203.11932) and most of its successors: 1000 epochs, which are 1001 passes; the
+accuracy after the last one counts."""
 AST_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(
     name="AST as released", weight_decay=1e-3, decay_factor=0.5, momentum_after=0.8, check_every=20, reported="best"
 )
@@ -283,8 +283,8 @@ RAT_PROTOCOL = EvalRecipe(
     reported="best",
     networks=8,
 )
-"""RaT-BPTT (arXiv 2311.07025): Adam, and the maximum over four numbers of steps, which tested images choose. The fixed
-budgets, 1000 steps for one, stand beside it."""
+"""RaT-BPTT (arXiv 2311.07025): Adam, and the maximum over four numbers of steps, chosen on the tested images. Tables
+also show the accuracy at each number of steps, for example 1000."""
 RDED_PROTOCOL = EvalRecipe(
     name="RDED",
     epochs=300,
@@ -301,7 +301,7 @@ RDED_PROTOCOL = EvalRecipe(
     reported="best",
 )
 """Of the code released with RDED (arXiv 2312.03526): a teacher labels what students see, with cutmix in every batch;
-the maximum over checks on the test images in the last fifth of the epochs, how many of them is our choice."""
+the maximum over checks on the test images in the last fifth of the epochs, where their number is our choice."""
 PROTOCOLS: dict[str, EvalRecipe] = {
     "mtt": MTT_PROTOCOL,
     "ast-released": AST_RELEASED_PROTOCOL,
@@ -313,7 +313,7 @@ PROTOCOLS: dict[str, EvalRecipe] = {
     "rded": RDED_PROTOCOL,
 }
 ALL = ("mtt", "ast-released", "rat", "tgdd", "ncfm", "rded")
-"""Those that a set is evaluated under when it is asked for all: each family's own."""
+"""The protocols of an evaluation under all protocols: those of each family of methods."""
 
 
 def protocol(name: str) -> EvalRecipe:
@@ -328,18 +328,18 @@ PAPERS = ("mlp", "convnet", "lenet", "alexnet", "vgg11-instancenorm", "resnet18"
 """The networks of the papers' cross-architecture tables; their VGG11 has instance norm."""
 
 
-def architectures(wanted: str | Sequence[str] | None, student: str, shape: Shape) -> list[str]:
-    """The names of the networks to train on images of `shape`, each once, with the pools among `wanted` taken apart;
-    none: the student.
+def architectures(requested: str | Sequence[str] | None, student: str, shape: Shape) -> list[str]:
+    """The names of the networks to train on images of `shape`, each once, with the pools among `requested` expanded;
+    the student where nothing is requested.
 
-    A pool spells the student's name with one option changed, and leaves it as it is where it has that value already, so
-    that the student itself is trained once whatever pools it is in. Raises InputError where a pool needs a student, or
-    an option that it has not.
+    A pool writes the student's name with one option changed, and leaves the name unchanged where the option already has
+    that value, so that the student is trained once however many pools contain it. Raises InputError where a pool needs
+    a student and there is none, or an option that the student does not have.
     """
-    if isinstance(wanted, str):
-        wanted = [wanted]
-    trust_models(wanted)  # what the caller names; the student may be a file's word
-    names = wanted or ["S"]
+    if isinstance(requested, str):
+        requested = [requested]
+    trust_models(requested)  # only the caller's names: the student may come from a file
+    names = requested or ["S"]
     for name in names:
         if len(name) == 1 and name not in POOLS:
             raise unknown("pool of networks", name, POOLS)
@@ -347,7 +347,7 @@ def architectures(wanted: str | Sequence[str] | None, student: str, shape: Shape
 
 
 def _pool(name: str, student: str, shape: Shape) -> list[str]:
-    """The networks of a pool; any other name is that of one network."""
+    """The networks of the pool `name`; any other name stands for one network."""
     if name not in POOLS:
         return [name]
     if not student:
@@ -357,12 +357,12 @@ def _pool(name: str, student: str, shape: Shape) -> list[str]:
     return POOLS[name](student, shape)
 
 
-def _many(student: str, shape: Shape) -> list[str]:
+def _many_architectures(student: str, shape: Shape) -> list[str]:
     family = student.split("-")[0]
     return [student, *(name for name in PAPERS if name.split("-")[0] != family)]
 
 
-def _spelled(student: str) -> Name:
+def _parse_student(student: str) -> Name:
     if ":" in student:
         raise InputError(
             f"A pool that varies one option needs a student of the package's own, and '{student}' is not; "
@@ -372,23 +372,24 @@ def _spelled(student: str) -> Name:
 
 
 def _depths(student: str, shape: Shape) -> list[str]:
-    name, size, most = _spelled(student), shape[1:], 4
+    name, size, most = _parse_student(student), shape[1:], 4
     if name.family == "convnet":
         most = min(most, deepest(size, name.options(size)["pooling"]))
     return [name.having("depth", depth, size) for depth in range(1, most + 1)]
 
 
-def _varied(option: str, values: Sequence[Any]) -> Callable[[str, Shape], list[str]]:
-    return lambda student, shape: [_spelled(student).having(option, value, shape[1:]) for value in values]
+def _vary_option(option: str, values: Sequence[Any]) -> Callable[[str, Shape], list[str]]:
+    return lambda student, shape: [_parse_student(student).having(option, value, shape[1:]) for value in values]
 
 
 POOLS: dict[str, Callable[[str, Shape], list[str]]] = {
     "S": lambda student, shape: [student],
-    "M": _many,
-    "W": _varied("width", (32, 64, 128, 256)),
+    "M": _many_architectures,
+    "W": _vary_option("width", (32, 64, 128, 256)),
     "D": _depths,
-    "A": _varied("activation", ("sigmoid", "relu", "leakyrelu")),
-    "P": _varied("pooling", ("none", "max", "avg")),
-    "N": _varied("norm", ("none", "batch", "layer", "instance", "group")),
+    "A": _vary_option("activation", ("sigmoid", "relu", "leakyrelu")),
+    "P": _vary_option("pooling", ("none", "max", "avg")),
+    "N": _vary_option("norm", ("none", "batch", "layer", "instance", "group")),
 }
-"""Itself, many architectures, widths, depths 1 to 4 (what the image size allows), activations, poolings, norms."""
+"""The student itself, many architectures, widths, depths 1 to 4 (what the image size allows), activations, poolings,
+norms."""

@@ -1,4 +1,4 @@
-"""A learning rate searched on held-out training images, one for each network; test images choose nothing."""
+"""Search the learning rate of each network on held-out training images; test images are not used."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def search_rates(
     Args:
         synthetic: The distilled set.
         dataset: The data that it belongs to. Without a validation split, a tenth of each class's training images is
-            tested on instead: the set may have been distilled from them, but no test image is looked at either way.
+            tested on instead: the set may have been distilled from them, but no test image is used either way.
         recipe: The protocol.
         model: Names of networks and of pools (see `protocol.py`). None: the student of the set.
         seeds: Networks of each rate.
-        out: A folder whose cache is used and added to. None: nothing is kept.
+        out: A folder whose cache is used and added to. None: nothing is stored.
         factors: Multiples of the set's learning rate.
         seed: Of networks and draws.
-        workers: Networks, of whatever row, that a CPU trains side by side. None: one for each core.
+        workers: Networks, of any row, that a CPU trains in parallel. None: one for each core.
 
     Raises:
         InputError: The recipe fixes the learning rate.
@@ -58,21 +58,21 @@ def search_rates(
             f"The recipe fixes the learning rate at {recipe.lr:g}, so there is none to search; leave its lr out."
         )
     recipe, models = settled(synthetic, dataset, recipe, model)
-    own = synthetic.lr
-    if not float(own) > 0:
-        own = own.new_tensor(REAL_LR)
-    tried = [replace(synthetic, lr=own * factor) for factor in sorted(factors)]
+    set_rate = synthetic.lr
+    if not float(set_rate) > 0:
+        set_rate = set_rate.new_tensor(REAL_LR)
+    candidates = [replace(synthetic, lr=set_rate * factor) for factor in sorted(factors)]
     held_out = _with_validation(dataset, seed)
-    rows = [synthetic_row(name, each, recipe) for name in models for each in tried]
-    kept = train_rows(rows, Testing(held_out, "validation", seed, seeds), NetworkCache.beside(out), workers)
-    finals = [each.entry().final for each in kept]
+    rows = [synthetic_row(name, each, recipe) for name in models for each in candidates]
+    cached_rows = train_rows(rows, Testing(held_out, "validation", seed, seeds), NetworkCache.beside(out), workers)
+    finals = [each.entry().final for each in cached_rows]
     judged_on = "the validation split"
     if dataset.validation is None:
         judged_on = f"{SHARE:.0%} of the training images"
     return {
         name: SearchedRate(
-            rates=tuple(float(each.lr) for each in tried),
-            accuracies=tuple(finals[number * len(tried) : (number + 1) * len(tried)]),
+            rates=tuple(float(each.lr) for each in candidates),
+            accuracies=tuple(finals[number * len(candidates) : (number + 1) * len(candidates)]),
             judged_on=judged_on,
         )
         for number, name in enumerate(models)
@@ -104,7 +104,7 @@ def rates_table(rates: Mapping[str, SearchedRate], recipe: EvalRecipe) -> Tabula
 
 
 def _with_validation(dataset: Dataset, seed: int) -> Dataset:
-    """The data with images to judge rates on."""
+    """The data set with a validation split, taken from its training images where it has none."""
     if dataset.validation is not None:
         return dataset
     labels = dataset.train.labels.cpu()

@@ -32,7 +32,7 @@ from .training import Examples, RealExamples, TensorExamples
 REAL_LR = 0.01
 """The rate for real images where the recipe leaves it to the set: that of MTT's experts."""
 UNEQUAL = 1.2
-"""So many times the images of the smallest tested class in the largest one: accuracy alone does not say enough then."""
+"""Ratio of the images of the largest tested class to those of the smallest from which accuracy alone is not enough."""
 DIGITS = 16
 INVERTED = 1 << 28
 """Bytes of images whose preprocessing is undone at once."""
@@ -43,10 +43,10 @@ images."""
 
 @dataclass(frozen=True)
 class TableRow:
-    """Networks that differ by their number alone: the row's name, which network, what it learns from, how many images
-    an epoch shows it, the settled recipe.
+    """A row of networks that differ only in their number: its name, the network, the training data, the images per
+    epoch and the resolved recipe.
 
-    `content` tells its images from others; it is '' where no result is kept.
+    `content` identifies the training data; it is '' where no result is stored.
     """
 
     name: str
@@ -56,7 +56,7 @@ class TableRow:
     recipe: EvalRecipe
     content: str = ""
     teacher: Teacher | None = None
-    """Who labels what the networks see, where the recipe has a temperature."""
+    """The network that labels the training batches, where the recipe has a temperature."""
 
     def taught_by(self, teacher: Teacher | None) -> TableRow:
         """The row with a teacher, where its recipe needs one. Raises InputError where there is none."""
@@ -76,7 +76,7 @@ class TableRow:
         return self.recipe.for_images(self.images).passes * self.images
 
     def seconds(self, dataset: Dataset) -> float:
-        """A guess at what one core takes for one network."""
+        """The estimated seconds that one core takes for one network."""
         _, height, width = dataset.shape
         steps = self.recipe.for_images(self.images).passes * math.ceil(self.images / self.recipe.batch)
         network = build_model(self.model, dataset.shape, len(dataset.classes))
@@ -97,8 +97,8 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Testing:
-    """What the networks of all rows share: the data, the tested split, the seed of all draws, and the networks of each
-    row."""
+    """What the networks of all rows share: the data, the tested split, the seed of all draws, and the number of
+    networks per row."""
 
     dataset: Dataset
     split: Literal["test", "validation"]
@@ -121,8 +121,8 @@ class Testing:
 
     @property
     def majority(self) -> RowScores | None:
-        """What it gives to answer with the largest training class always; None where the tested classes have about as
-        many images each, so that accuracy says all."""
+        """The scores of always predicting the largest training class; None where the tested classes have about equally
+        many images, so that accuracy is enough."""
         sizes = torch.bincount(self.images.labels, minlength=len(self.dataset.classes)).tolist()
         if max(sizes) < UNEQUAL * min(sizes):
             return None
@@ -132,14 +132,14 @@ class Testing:
         return RowScores.constant(100 * sizes[largest] / sum(sizes), 100 * (sizes[largest] > 0) / present)
 
     def check(self, models: Sequence[str]) -> None:
-        """Raise InputError unless there are images to test on, networks to train, and a network of each name: now, and
-        not after hours of the one before it."""
+        """Raise InputError unless there are images to test on, networks to train, and a network of each name. Checked
+        before any training, so that no hours are lost."""
         _ = self.images
         check_count(self.seeds)
         check_names(models, self.dataset)
 
     def common(self) -> dict[str, Any]:
-        """What a cache notes of it."""
+        """The parts of the cache key that all rows share."""
         tested = tested_content(self.images, self.dataset.preprocessing)
         return {"dataset": self.dataset.fingerprint, "split": self.split, "tested": tested, "seed": self.seed}
 
@@ -151,7 +151,7 @@ def check_count(networks: int) -> None:
 
 
 def check_names(names: Sequence[str], dataset: Dataset) -> None:
-    """Raise InputError for a name that makes no network for these images."""
+    """Raise InputError for a name of which no network can be built for these images."""
     for name in names:
         build_model(name, dataset.shape, len(dataset.classes))
 
@@ -167,7 +167,7 @@ def settled(
 
 
 TAUGHT = "teacher"
-"""The row of random real images with a teacher's soft labels, which stands in no table with hard ones."""
+"""The row of random real images with a teacher's soft labels, which share no table with hard labels."""
 BASELINES = ("random", "kmeans", "herding", "kcenter", "full")
 """Rows of real images with hard labels by name."""
 
@@ -182,7 +182,7 @@ def check_taught(recipe: EvalRecipe, baselines: Sequence[str]) -> None:
 
 
 USUAL = ("random", "kmeans")
-"""Those that are trained unless others are named: full data takes longer than all other rows together."""
+"""Baselines that are trained unless others are named: full data takes longer than all other rows together."""
 FULL_DATA = "full data"
 """The content of the row of all training images, which is the same for every set distilled from these data."""
 
@@ -202,7 +202,7 @@ def baseline_row(
     teacher: Teacher | None = None,
 ) -> TableRow:
     """The row of a baseline. Raises InputError for an unknown one, where a class has fewer than `ipc` images, and where
-    a teacher is needed and none is given, or one of other data."""
+    a teacher is needed and there is none, or one trained on other data."""
     if name == "full":  # all training images that are not held out for validation
         images = dataset.train
         return TableRow(name, model, images, len(images), recipe.for_full_data(), FULL_DATA)
@@ -224,14 +224,14 @@ def baseline_row(
 
 @dataclass(frozen=True)
 class Draw:
-    """Real images of a baseline, drawn anew for each network."""
+    """Real images of a baseline, drawn for each network separately."""
 
     baseline: str
     dataset: Dataset
     ipc: int
     seed: int
     teacher: Teacher | None = None
-    """Whose soft labels they have; None: their own hard ones."""
+    """The network that gives the images soft labels; None: they have their hard labels."""
 
     def __call__(self, k: int) -> SyntheticSet:
         chosen = CHOOSERS[self.baseline](self.dataset, self.ipc, derive(self.seed, "baseline", k))
@@ -247,7 +247,7 @@ def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
     def draw(members: Labels, label: int) -> Labels:
         return torch.randperm(len(members), generator=rng(seed, "random-real", label))[:ipc]
 
-    return _real(dataset, ipc, draw, "random real images")
+    return _real_set(dataset, ipc, draw, "random real images")
 
 
 def kmeans_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
@@ -261,32 +261,36 @@ def kmeans_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
         features = dataset.train.batch(members).flatten(1)
         return representatives(features, ipc, seed=derive(seed, "kmeans-real", label))
 
-    return _real(dataset, ipc, nearest, "K-means real images")
+    return _real_set(dataset, ipc, nearest, "K-means real images")
 
 
 def herding_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
     """Per class the `ipc` training images that `herding` chooses by their preprocessed pixels, grouped by class; the
     same for every seed. Raises InputError when a class is too small."""
-    return _real(dataset, ipc, lambda members, label: herding(_pixels(dataset, members), ipc), "herding real images")
+    return _real_set(
+        dataset, ipc, lambda members, label: herding(_pixels(dataset, members), ipc), "herding real images"
+    )
 
 
 def kcenter_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
     """Per class the `ipc` training images that `k_centre` chooses by their preprocessed pixels, grouped by class; the
     same for every seed. Raises InputError when a class is too small."""
-    return _real(dataset, ipc, lambda members, label: k_centre(_pixels(dataset, members), ipc), "k-centre real images")
+    return _real_set(
+        dataset, ipc, lambda members, label: k_centre(_pixels(dataset, members), ipc), "k-centre real images"
+    )
 
 
 def _pixels(dataset: Dataset, members: Labels) -> Points:
-    """Images of one class as points. Pixels, and not features of a network: so a row depends on the data alone, is the
-    same beside every method, and needs no network that somebody has trained."""
+    """Images of one class as points: pixels, not features of a network, so that a row depends on the data alone, is
+    the same for every method, and needs no trained network."""
     return Points(len(members), lambda numbers: dataset.train.batch(members[numbers.to(members.device)]))
 
 
 CHOOSERS = {"random": random_real, "kmeans": kmeans_real, "herding": herding_real, "kcenter": kcenter_real}
 
 
-def _real(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels], method: str) -> SyntheticSet:
-    """Training images as a set, those that `choose` names among the rows of each class."""
+def _real_set(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels], method: str) -> SyntheticSet:
+    """A set of training images: those that `choose` selects among the rows of each class."""
     dataset.check_ipc(ipc)
     chosen = []
     for label in range(len(dataset.classes)):
@@ -307,11 +311,11 @@ def _real(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels], m
 
 
 def content(synthetic: SyntheticSet) -> str:
-    """A hash of what a network learns from a set: images, targets, their kind, learning rate; of textures also what
-    they lie on."""
+    """A hash of what training on a set depends on: images, targets, their kind, learning rate; for textures also their
+    specification."""
     state = hashlib.sha256()
     for tensor in (synthetic.images, synthetic.targets, synthetic.lr):
-        state.update(_title(tuple(tensor.shape), tensor.dtype) + _bytes(tensor))
+        state.update(_header_bytes(tuple(tensor.shape), tensor.dtype) + _bytes(tensor))
     digest = state.hexdigest()[:DIGITS] + synthetic.labels
     if synthetic.texture == ORDINARY:
         return digest
@@ -321,17 +325,17 @@ def content(synthetic: SyntheticSet) -> str:
 def tested_content(split: Split, preprocessing: Preprocessing) -> str:
     """A hash of the 8-bit pixels and the labels that networks are tested on.
 
-    Of pixels, because the last bits of whitened images change with the linear-algebra library and its number of
+    It takes pixels, because the last bits of whitened images change with the linear-algebra library and its number of
     threads.
     """
-    state = hashlib.sha256(_title((len(split), *split.shape), torch.uint8))
+    state = hashlib.sha256(_header_bytes((len(split), *split.shape), torch.uint8))
     for images, _ in split.batches(max(1, INVERTED // (4 * math.prod(split.shape)))):
         state.update(_bytes(preprocessing.invert(images).mul(255).round().clamp(0, 255).to(torch.uint8)))
-    state.update(_title(tuple(split.labels.shape), split.labels.dtype) + _bytes(split.labels))
+    state.update(_header_bytes(tuple(split.labels.shape), split.labels.dtype) + _bytes(split.labels))
     return state.hexdigest()[:DIGITS]
 
 
-def _title(shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
+def _header_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
     return repr((shape, str(dtype))).encode()
 
 
@@ -342,7 +346,7 @@ def _bytes(tensor: Tensor) -> bytes:
 def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
     """Raise InputError unless the set has the classes, the image shape and the preprocessing of `dataset`."""
     source = shlex.quote(synthetic.data.source)
-    remedy = f"give the data that it was made from: --data {source}, in Python {_how(synthetic)}."
+    remedy = f"give the data that it was made from: --data {source}, in Python {_load_call(synthetic)}."
     if synthetic.classes != dataset.classes:
         raise InputError(
             f"The set was distilled for {_few(synthetic.classes)}, but '{dataset.name}' has {_few(dataset.classes)}; "
@@ -360,16 +364,17 @@ def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
 
 
 def _few(classes: tuple[str, ...]) -> str:
-    shown = ", ".join(classes[:3])
-    return f"{len(classes)} classes ({shown}{', …' * (len(classes) > 3)})"
+    """The number of classes and the first three names, as text."""
+    first = ", ".join(classes[:3])
+    return f"{len(classes)} classes ({first}{', …' * (len(classes) > 3)})"
 
 
-def _how(synthetic: SyntheticSet) -> str:
-    """The call that loads the data the set was made from."""
+def _load_call(synthetic: SyntheticSet) -> str:
+    """The Python call that loads the data that the set was made from."""
     fields = {
         name: value
         for name, value in synthetic.data.model_dump(exclude_defaults=True).items()
         if name not in ("source", "memory")
     }
-    words = "".join(f", {name}={value!r}" for name, value in {"whiten": synthetic.data.whiten, **fields}.items())
-    return f"load_dataset({synthetic.data.source!r}{words})"
+    arguments = "".join(f", {name}={value!r}" for name, value in {"whiten": synthetic.data.whiten, **fields}.items())
+    return f"load_dataset({synthetic.data.source!r}{arguments})"

@@ -1,4 +1,4 @@
-"""The one runner of evaluations: fresh networks, trained on a few images and tested, whatever table they are for."""
+"""The runner of all evaluations: trains fresh networks on a small set of images and tests them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def train_rows(
     workers: int | None,
     on_result: Callable[[list[CachedRow]], object] = lambda rows: None,
 ) -> list[CachedRow]:
-    """All rows with every network trained, those in the cache not again; `on_result` is told after each new one.
+    """Train the networks of all rows that are not in the cache, and return the rows with all results; `on_result` is
+    called after each new one.
 
-    On a CPU `workers` networks, of whatever row, are trained side by side (None: one for each core; their threads: see
+    On a CPU `workers` networks, of any row, are trained in parallel (None: one for each core; their threads: see
     `parallel.plan_workers`). Raises InputError for what `Testing.check` refuses.
     """
     testing.check(list(dict.fromkeys(row.model for row in rows)))
@@ -76,7 +77,7 @@ def evaluate(
     """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of
     `dataset`.
 
-    Network k and all its draws depend on its name, `seed` and k only. Computes where `dataset` lies.
+    Network k and all its draws depend on its name, `seed` and k only. Computes on the device of `dataset`.
 
     Args:
         synthetic: The distilled set, or real images as a set.
@@ -86,17 +87,17 @@ def evaluate(
         seeds: Networks of each kind, 1 or more.
         seed: Of all draws.
         split: "test" or "validation".
-        done: Results by (name of the network, k), which are not computed again. None: there are none.
+        done: Results by (name of the network, k), which are not computed again. None: no results.
         on_result: Called with (name, k, result) for each new result as it finishes.
-        workers: Networks side by side on a CPU. None: one for each core.
+        workers: Networks trained in parallel on a CPU. None: one for each core.
         engine: What computes derivatives: "auto", "native", "compiled", "compiled-bfloat16" or "eager". None:
-            $ASTDISTILL_ENGINE, or the fastest that can.
-        device: Where the data is taken to, such as "cpu" or "cuda". None: where it lies.
-        threads: Threads of the CPU, split among the workers. None: torch's own number. Afterwards torch's number is
-            what it was before.
+            $ASTDISTILL_ENGINE, or the fastest available.
+        device: Device to move the data to, such as "cpu" or "cuda". None: the one that it is on.
+        threads: Threads of the CPU, split among the workers. None: torch's own number. Torch's number is restored
+            afterwards.
         cluster: "auto" or HOST:PORT: each network is trained on a node of that Ray cluster, by `threads` (None: one).
             None: on this machine.
-        allow_mixed: Take nodes of a cluster, too, that would compute other bits.
+        allow_mixed: Also take nodes of a cluster whose results would differ in their bits.
 
     Returns:
         Accuracies in percent, their mean and standard deviation.
@@ -104,7 +105,7 @@ def evaluate(
     Raises:
         InputError: The set and the data do not share classes, shape and preprocessing; or there is no network, split,
             engine or device of that name, a number is out of range, or the protocol needs a teacher, which `run` and
-            `astdistill evaluate` find.
+            `astdistill evaluate` provide.
     """
     dataset = moved(dataset, device)
     student, augmentation, subject = "", STRATEGY, None
@@ -114,12 +115,14 @@ def evaluate(
     names = architectures(model, student, dataset.shape)
     recipe, testing, done = recipe.augmented(augmentation), Testing(dataset, split, seed, seeds), done or {}
     testing.check(names)
-    known = {name: {k: done[name, k] for k in range(seeds) if (name, k) in done} for name in names}
+    finished = {name: {k: done[name, k] for k in range(seeds) if (name, k) in done} for name in names}
     source = synthetic
     if callable(synthetic):
-        source = _Chosen({k: synthetic(k) for k in range(seeds) if any(k not in known[name] for name in names)})
+        source = _SetsByNetwork(
+            {k: synthetic(k) for k in range(seeds) if any(k not in finished[name] for name in names)}
+        )
     images = _images_seen(source)
-    cached = [CachedRow(TableRow(name, name, source, images, recipe), known[name]) for name in names]
+    cached = [CachedRow(TableRow(name, name, source, images, recipe), finished[name]) for name in names]
     purpose = " for validation" * (split == "validation")
     title = f"training {', '.join(names)} on {_title(synthetic)}{purpose} (images seen)"
     with computing(engine, threads, cluster, allow_mixed):
@@ -163,16 +166,16 @@ def evaluate_all(
         seeds: Networks of each row.
         baselines: Rows of real images: random, kmeans, herding, kcenter, full and teacher. They take the recipe's
             learning rate or 0.01. Network k of random and kmeans sees the images of draw k; those of herding and
-            kcenter are the same for all. teacher is random images with the soft labels of `teacher`, kept apart as
-            `Scores.taught`.
+            kcenter are the same for all. teacher is random images with the soft labels of `teacher`, returned
+            separately as `Scores.taught`.
         out: A run folder, in which `scores.json` is rewritten after every finished network and `scores.partial.json`
-            keeps each of them by what it depends on: the same call again trains only what is missing. None: nothing is
-            written.
+            stores each of them by what it depends on: the same call again trains only what is missing. None: nothing
+            is written.
         seed: Of networks and draws.
         split: The images that are tested.
         rates: What `search_rates` found, by network: the rate at which it learns from the set.
-        workers: Networks, of whatever row, that a CPU trains side by side. None: one for each core.
-        teacher: Who labels the images, for the row teacher and for a protocol with a temperature.
+        workers: Networks, of any row, that a CPU trains in parallel. None: one for each core.
+        teacher: The network that labels the images, for the row teacher and for a protocol with a temperature.
 
     Raises:
         InputError: For an unknown baseline, for a set that does not belong to `dataset`, and where another process is
@@ -204,10 +207,10 @@ def evaluate_all(
             split=split,
             seed=seed,
             architecture={name: entry for number, name, entry in entries if number < len(models)},
-            taught=_taught(real.pop(TAUGHT, None), teacher, synthetic),
+            taught=_teacher_row(real.pop(TAUGHT, None), teacher, synthetic),
             baselines=real,
             subject=subject,
-            online=_online(recipe, teacher),
+            online=_online_teacher(recipe, teacher),
             rates=used,
             classes=dataset.classes,
             majority=majority,
@@ -222,16 +225,16 @@ def evaluate_all(
         return publish(train_rows(rows, testing, NetworkCache.beside(out), workers, publish))
 
 
-def _online(recipe: EvalRecipe, teacher: Teacher | None) -> TeacherInfo | None:
+def _online_teacher(recipe: EvalRecipe, teacher: Teacher | None) -> TeacherInfo | None:
     """The teacher of all rows under a recipe that has one."""
     if teacher is None or not recipe.temperature:
         return None
     return teacher.at(recipe.temperature).info
 
 
-def _taught(row: RowScores | None, teacher: Teacher | None, synthetic: SyntheticSet) -> Taught | None:
-    """The row of a teacher's labels with what it stores: as many real images as the set has, and a number for each
-    class of each."""
+def _teacher_row(row: RowScores | None, teacher: Teacher | None, synthetic: SyntheticSet) -> Taught | None:
+    """The row of a teacher's labels with its storage: as many real images as the set has, and for each image one
+    number per class."""
     if row is None or teacher is None:
         return None
     channels, height, width = synthetic.shape
@@ -251,8 +254,8 @@ def _train_missing(
     title: str,
     on_result: Callable[[CachedRow, int], object],
 ) -> None:
-    """Train the networks that the rows do not have yet, side by side; `on_result` is told the row and the number of
-    each as it finishes."""
+    """Train the networks missing in the rows in parallel; `on_result` is called with the row and the number of each as
+    it finishes."""
     rows, seeds, dataset = tuple(each.row for each in cached), testing.seeds, testing.dataset
     worker_plan = plan_workers(
         len(rows) * seeds, workers, dataset.device, list(dict.fromkeys(row.model for row in rows))
@@ -262,26 +265,26 @@ def _train_missing(
         return
     each = [row.seconds(dataset) for row in rows]
     seconds = sum(each[number] for number, _ in missing)
-    begun = sorted({number for number, _ in missing})
+    incomplete = sorted({number for number, _ in missing})
     if worker_plan.starts(len(missing), seconds):
-        # The first row, which everybody waits for; then the longest first, so that no core is idle at the end.
+        # The first row first, as users wait for it; then the longest, so that no core is idle at the end.
         missing = sorted(missing, key=lambda job: (job[0] > 0, -each[job[0]]))
     gpu = dataset.device.type != "cpu"
-    total, left = seeds * sum(row.seen for row in rows), sum(rows[number].seen for number, _ in missing)
+    total, remaining = seeds * sum(row.seen for row in rows), sum(rows[number].seen for number, _ in missing)
     with (
-        bar(title, total, total - left, "images") as progress,
+        bar(title, total, total - remaining, "images") as progress,
         pool(_train, (rows, testing, chosen()), worker_plan, progress, len(missing), seconds, gpu) as train,
     ):
         for (number, k), result in train(missing):
             progress.step(0, f"{testing.split} {result.final:.1f} %")
             cached[number].add(k, result)
             on_result(cached[number], k)
-    for number in begun:
+    for number in incomplete:
         _warn_of_divergence(cached[number])
 
 
 def _train(shared: tuple[tuple[TableRow, ...], Testing, str], job: tuple[int, int], progress: Bar) -> NetworkResult:
-    """One network, given as its row and number, trained and tested with the engine that `shared` names."""
+    """Train and test one network, given by its row and number, with the engine named in `shared`."""
     (rows, testing, engine), (number, k) = shared, job
     row = rows[number]
     dataset, seed = testing.dataset, testing.seed
@@ -292,7 +295,7 @@ def _train(shared: tuple[tuple[TableRow, ...], Testing, str], job: tuple[int, in
     def count() -> None:
         progress.step(examples.seen)
 
-    # Networks may draw numbers of their own while they train.
+    # Networks may draw random numbers while they train.
     with using(engine), seeded(seed, "evaluate", k, "dropout"):
         return train_network(
             network, examples, row.recipe, testing.images, lambda epoch: rng(seed, "evaluate", k, epoch), count
@@ -300,7 +303,7 @@ def _train(shared: tuple[tuple[TableRow, ...], Testing, str], job: tuple[int, in
 
 
 def _warn_of_divergence(row: CachedRow) -> None:
-    """Tell the user of networks whose loss stopped being finite, if there are any."""
+    """Warn of networks whose loss stopped being finite, if there are any."""
     entry = row.entry()
     if entry.diverged:
         console().print(
@@ -310,8 +313,8 @@ def _warn_of_divergence(row: CachedRow) -> None:
         )
 
 
-class _Chosen(dict[int, SyntheticSet | Split]):
-    """The sets of the networks by their numbers: a function of the caller's might not be found from other processes."""
+class _SetsByNetwork(dict[int, SyntheticSet | Split]):
+    """The sets of the networks by their numbers: other processes might not be able to import the caller's function."""
 
     def __call__(self, k: int) -> SyntheticSet | Split:
         return self[k]
@@ -320,7 +323,7 @@ class _Chosen(dict[int, SyntheticSet | Split]):
 def _images_seen(source: Source) -> int:
     """How many images one network sees in an epoch."""
     sets = [source]
-    if isinstance(source, _Chosen):
+    if isinstance(source, _SetsByNetwork):
         sets = list(source.values())
     synthetic = [each.seen for each in sets if isinstance(each, SyntheticSet)]
     return max(synthetic + [len(each) for each in sets if isinstance(each, Split)], default=0)

@@ -1,5 +1,4 @@
-"""Accuracies of every trained network, and the tables of them, never without their protocol and the kind of their
-labels."""
+"""Accuracies of all trained networks, and tables of them, which always name the protocol and the kind of labels."""
 
 from __future__ import annotations
 
@@ -28,14 +27,14 @@ Kind = TypeVar("Kind", bound=Record)
 
 
 def read_as(kind: type[Kind], values: dict[str, Any], path: Path, what: str) -> Kind:
-    """`values`, which were read from `path`, as a record. Raises InputError where they are not `what`."""
+    """`values`, read from `path`, as a record. Raises InputError where they are not `what`."""
     try:
         return kind.model_validate(values)
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        why = str(error).splitlines()[0]
-        raise InputError(f"{path} does not hold {what} ({why}); move it away and evaluate again.") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} does not hold {what} ({reason}); move it away and evaluate again.") from error
 
 
 class Peer(Record):
@@ -59,8 +58,8 @@ class Published(Record):
     """The protocol that the figure was measured under, by its name in tables."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """MTT's protocol, which is that of all figures of earlier versions, goes without saying."""
+    def _omit_unused(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """MTT's protocol, that of all figures of earlier versions, is not written."""
         written = handler(self)
         if self.protocol == MTT_PROTOCOL.name:
             del written["protocol"]
@@ -98,10 +97,11 @@ class RowScores(Record):
     """Each network's accuracy after each of the recipe's numbers of steps; empty where it counts epochs."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """Balanced accuracies and those by steps, which earlier versions lacked, are written where there are some."""
-        given = handler(self)
-        return {name: value for name, value in given.items() if value or name not in ("balanced", "by_steps")}
+    def _omit_unused(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Balanced accuracies and those by steps, which earlier versions did not have, are written only where
+        present."""
+        fields = handler(self)
+        return {name: value for name, value in fields.items() if value or name not in ("balanced", "by_steps")}
 
     @staticmethod
     def of(results: Sequence[NetworkResult], reported: Literal["final", "best"], unequal: bool = False) -> RowScores:
@@ -131,14 +131,14 @@ class RowScores(Record):
 
     @staticmethod
     def constant(accuracy: float, balanced: float) -> RowScores:
-        """The entry of an answer that is always the same, which has no spread."""
+        """The entry of a constant prediction, which has no spread."""
         return RowScores(final=(accuracy,), mean=accuracy, std=None, n=1, balanced=(balanced,))
 
     @property
     def counts(self) -> tuple[tuple[int, ...], ...] | None:
-        """The confusion matrices of all networks added up; None where none was kept."""
-        kept = [each for each in self.confusion if each is not None]
-        return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*kept, strict=True)) or None
+        """The sum of the confusion matrices of all networks; None where there are none."""
+        matrices = [each for each in self.confusion if each is not None]
+        return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*matrices, strict=True)) or None
 
     @property
     def text(self) -> str:
@@ -169,21 +169,21 @@ class SetInfo(Record):
 
     @staticmethod
     def of(synthetic: SyntheticSet) -> SetInfo:
-        """The subject that a distilled set is."""
+        """The description of a distilled set."""
         config = synthetic.data
-        name, chosen = Path(config.source.removeprefix("tensors:")).name, []
+        name, restrictions = Path(config.source.removeprefix("tensors:")).name, []
         if config.classes or config.first_classes:
-            chosen.append(f"{len(synthetic.classes)} classes")
+            restrictions.append(f"{len(synthetic.classes)} classes")
         if config.per_class:
-            chosen.append(f"{config.per_class} images each")
-        if chosen:
-            name += f" ({', '.join(chosen)})"
+            restrictions.append(f"{config.per_class} images each")
+        if restrictions:
+            name += f" ({', '.join(restrictions)})"
         return SetInfo(
             data=name,
             whiten=config.whiten,
             ipc=synthetic.ipc,
             method=synthetic.method,
-            labels=_labels(synthetic),
+            labels=_label_kind(synthetic),
             model=synthetic.model,
             per_slot=synthetic.texture.per_slot,
             stored_bytes=synthetic.stored_bytes,
@@ -191,15 +191,16 @@ class SetInfo(Record):
         )
 
 
-def _labels(synthetic: SyntheticSet) -> LabelKind | Literal["smoothed"]:
-    """Rows of probabilities that nobody learns are labelled hard in the file, whoever has smoothed them."""
+def _label_kind(synthetic: SyntheticSet) -> LabelKind | Literal["smoothed"]:
+    """The kind of labels. Probabilities that are not learned are "hard" in the file; smoothed ones are
+    "smoothed" here."""
     if synthetic.labels == "hard" and not synthetic.certain:
         return "smoothed"
     return synthetic.labels
 
 
 class SearchedRate(Record):
-    """The learning rates that were tried for one network, and what held-out training images said of them."""
+    """The learning rates that were tried for one network, and their accuracies on held-out training images."""
 
     rates: tuple[float, ...]
     """Ascending."""
@@ -215,12 +216,12 @@ class SearchedRate(Record):
         return self.rates[means.index(max(means))]
 
     def given(self, synthetic: SyntheticSet) -> SyntheticSet:
-        """The set with the best learning rate for its own."""
+        """The set with its learning rate replaced by the best one."""
         return replace(synthetic, lr=synthetic.lr.new_tensor(self.best))
 
 
 class Taught(Record):
-    """Random real images with a teacher's soft labels: what distillation with soft labels has to do better than."""
+    """Random real images with a teacher's soft labels: the baseline for distillation with soft labels."""
 
     teacher: TeacherInfo
     label_bytes: int
@@ -231,7 +232,7 @@ class Taught(Record):
 
     @property
     def text(self) -> str:
-        """The name of the row: whose labels these are, and what they take."""
+        """The name of the row: the teacher, and the bytes of its labels."""
         return f"random real images, soft labels of {self.teacher.text}, {size(self.label_bytes)} of labels"
 
 
@@ -273,25 +274,25 @@ class Scores(Record):
     """Who labelled what the networks saw while they trained; None, and not written, for a recipe without a teacher."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+    def _omit_unused(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         """What only unequal classes or soft labels need is written for these alone."""
         absent = {name for name in ("majority", "taught", "online") if getattr(self, name) is None}
         return {name: value for name, value in handler(self).items() if name not in absent}
 
     def are_of(self, synthetic: SyntheticSet) -> bool:
-        """Whether they may be those of a set: they say nothing else, in what they say.
+        """Whether the scores can belong to a set: all that they record of their set agrees with it.
 
         Args:
-            synthetic: The set that they may be of.
+            synthetic: The set to compare with.
         """
         if self.subject is None:
             return True
-        own, wanted = self.subject, SetInfo.of(synthetic)
-        if own.labels == "teacher":  # which a protocol made of it
-            wanted = wanted.replace(labels="teacher")
-        if not own.digests:
-            wanted = wanted.replace(digests={})
-        return own == wanted.replace(stored_bytes=own.stored_bytes)
+        recorded, expected = self.subject, SetInfo.of(synthetic)
+        if recorded.labels == "teacher":  # a protocol with a teacher replaces the labels
+            expected = expected.replace(labels="teacher")
+        if not recorded.digests:
+            expected = expected.replace(digests={})
+        return recorded == expected.replace(stored_bytes=recorded.stored_bytes)
 
     @property
     def diverged(self) -> int:
@@ -305,7 +306,7 @@ class Scores(Record):
         return next(iter(self.architecture.values())).mean
 
     def write(self, path: Path) -> None:
-        """Write `scores.json`, whole or not at all.
+        """Write `scores.json` atomically.
 
         Args:
             path: The file.
@@ -332,7 +333,7 @@ BASELINE_NAMES = {
     "kcenter": "k-centre real images",
     "full": "full data",
 }
-"""Rows of real images with hard labels, by the name that they have in settings."""
+"""Rows of real images with hard labels, by their name in settings."""
 LABELS = {
     "hard": "hard labels",
     "smoothed": "smoothed labels",
@@ -350,24 +351,24 @@ def mean_recall(by_class: Sequence[float | None]) -> float:
 
 
 def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str:
-    """The recipe in words: its name, epochs, augmentation where it is not all of DSA, learning rate where it is not
+    """The recipe as text: its name, epochs, augmentation where it is not all of DSA, learning rate where it is not
     learned, the tested images.
 
-    `searched` says that held-out images chose the learning rate of the distilled set.
+    `searched`: whether held-out images chose the learning rate of the distilled set.
     """
-    words = []
+    details = []
     if recipe.augmentation != STRATEGY:
-        words.append(f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}")
+        details.append(f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}")
     if searched:
-        words.append("learning rate of the set searched on held-out training images")
+        details.append("learning rate of the set searched on held-out training images")
     elif recipe.lr is not None:
-        words.append(f"learning rate {recipe.lr:g}")
-    words.append(f"{split} accuracy in %")
-    return f"Protocol {recipe.name}: {_counted(recipe)}, {'; '.join(words)}"
+        details.append(f"learning rate {recipe.lr:g}")
+    details.append(f"{split} accuracy in %")
+    return f"Protocol {recipe.name}: {_length_text(recipe)}, {'; '.join(details)}"
 
 
-def _counted(recipe: EvalRecipe) -> str:
-    """Its epochs, and the passes where these are more, as in the released scripts; or its steps."""
+def _length_text(recipe: EvalRecipe) -> str:
+    """The epochs of a recipe, with the passes where these are more, as in the released scripts; or its steps."""
     if recipe.steps:
         return f"{recipe.steps[-1]} steps of {recipe.optimiser.replace('adam', 'Adam').replace('sgd', 'SGD')}"
     epochs = "1 epoch"
@@ -379,14 +380,14 @@ def _counted(recipe: EvalRecipe) -> str:
 
 
 def networks_text(sizes: Sequence[int]) -> str:
-    """How many networks stand behind the figures of a table."""
+    """The number of networks behind the figures of a table, as text."""
     least, most = min(sizes, default=0), max(sizes, default=0)
     n = " to ".join(map(str, sorted({least, most})))
     return f"mean ± standard deviation over n = {n} fresh network{'s' * (n != '1')}"
 
 
 def taught_table(scores: Scores) -> Tabulation | None:
-    """Random real images with a teacher's soft labels, a table of their own; None where there are none."""
+    """Random real images with a teacher's soft labels, as a separate table; None where there are none."""
     taught = scores.taught
     if taught is None:
         return None
@@ -395,30 +396,30 @@ def taught_table(scores: Scores) -> Tabulation | None:
     cells = {"random real images labelled by": taught.teacher.text, "labels": size(taught.label_bytes)}
     row = _row("", taught.row, alone.replace(baselines={"teacher": taught.row}))
     cells |= {name: text for name, text in row.items() if name != "trained on"}
-    words = caption(alone.replace(baselines={"teacher": taught.row}))
+    caption_text = caption(alone.replace(baselines={"teacher": taught.row}))
     columns = tuple(Column(name, words=name.startswith("random")) for name in cells)
-    return Tabulation(columns, (tuple(cells.values()),), words, LABELS["teacher"].capitalize())
+    return Tabulation(columns, (tuple(cells.values()),), caption_text, LABELS["teacher"].capitalize())
 
 
 def caption(scores: Scores) -> str:
     """One sentence naming the protocol, what is reported, the labels, the spread and the number of networks."""
     recipe = scores.recipe
-    words = [
+    parts = [
         f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {reported_text(recipe, scores.split)}"
     ]
     if scores.subject:
-        words.append(LABELS[scores.subject.labels])
+        parts.append(LABELS[scores.subject.labels])
         if scores.online is not None:
-            words[-1] = f"labels of all that networks see by {scores.online.text}"
-        words += _slots(scores.subject)
+            parts[-1] = f"labels of all that networks see by {scores.online.text}"
+        parts += _slot_texts(scores.subject)
     if scores.majority is not None:
-        words.append("balanced: mean of the final accuracies by class")
-    words.append(networks_text([entry.n for entry in _entries(scores)]))
-    return f"{'; '.join(words)}."
+        parts.append("balanced: mean of the final accuracies by class")
+    parts.append(networks_text([entry.n for entry in _entries(scores)]))
+    return f"{'; '.join(parts)}."
 
 
-def _slots(subject: SetInfo) -> list[str]:
-    """What is stored, where an image is a slot of several."""
+def _slot_texts(subject: SetInfo) -> list[str]:
+    """The stored slots, where each holds several images."""
     if subject.per_slot == 1:
         return []
     slots = f"each of {subject.ipc} slots" if subject.ipc > 1 else "the one slot"
@@ -426,19 +427,19 @@ def _slots(subject: SetInfo) -> list[str]:
 
 
 def best_name(recipe: EvalRecipe, split: str) -> str:
-    """What the column of the best accuracies is called."""
+    """The name of the column of the best accuracies."""
     return {True: f"maximum on {split}", False: f"best on {split}"}[bool(recipe.steps)]
 
 
 def reported_text(recipe: EvalRecipe, split: str) -> str:
-    """Which accuracy a protocol reports, in words."""
+    """The accuracy that a protocol reports, as text."""
     if recipe.reported == "final":
         return {True: "the last step", False: "the last epoch"}[bool(recipe.steps)]
     return best_text(recipe, split)
 
 
 def best_text(recipe: EvalRecipe, split: str) -> str:
-    """What the best accuracy is the best of."""
+    """How the best accuracy is chosen, as text."""
     if recipe.steps:
         numbers = ", ".join(map(str, recipe.steps[:-1])) + " or " * (len(recipe.steps) > 1) + str(recipe.steps[-1])
         return f"the maximum after {numbers} steps, chosen on the {split} images"
@@ -449,7 +450,7 @@ def best_text(recipe: EvalRecipe, split: str) -> str:
 def table(scores: Scores) -> Tabulation:
     """The synthetic set on every network first, then the baselines, with the protocol as the caption."""
     named = {f"synthetic, {model}": entry for model, entry in scores.architecture.items()}
-    named |= {_baseline(name, scores): entry for name, entry in scores.baselines.items()}
+    named |= {_baseline_label(name, scores): entry for name, entry in scores.baselines.items()}
     if scores.majority is not None:
         named[MAJORITY_NAME] = scores.majority
     cells = [_row(name, entry, scores) for name, entry in named.items()]
@@ -479,7 +480,7 @@ def _entries(scores: Scores) -> list[RowScores]:
     return [*scores.architecture.values(), *scores.baselines.values()]
 
 
-def _baseline(name: str, scores: Scores) -> str:
+def _baseline_label(name: str, scores: Scores) -> str:
     label = BASELINE_NAMES.get(name, name)
     if name == "full" and scores.recipe.epochs_on_full_data:
         return f"{label}, {scores.recipe.epochs_on_full_data} epochs"

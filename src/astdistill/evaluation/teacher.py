@@ -1,4 +1,4 @@
-"""A teacher: a trained network that labels images for others to learn from."""
+"""A teacher: a trained network that labels the images that other networks are trained on."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class TeacherInfo(Record):
 
     @property
     def text(self) -> str:
-        """In words, as in 'convnet-d3 (15 epochs, test 52.0 %, temperature 1)'."""
-        known = "" if self.accuracy is None else f"test {self.accuracy:.1f} %, "
+        """The teacher as text, such as 'convnet-d3 (15 epochs, test 52.0 %, temperature 1)'."""
+        accuracy = "" if self.accuracy is None else f"test {self.accuracy:.1f} %, "
         epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
-        return f"{self.network} ({epochs}, {known}temperature {self.temperature:g})"
+        return f"{self.network} ({epochs}, {accuracy}temperature {self.temperature:g})"
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network as it stands at the last epoch of an expert."""
+    """A network with the parameters of an expert at its last epoch."""
 
     info: TeacherInfo
     theta: Params
@@ -51,7 +51,7 @@ class Teacher:
     shape: tuple[int, int, int]
     classes: int
     data: str
-    """`Dataset.fingerprint` of what it has learned from."""
+    """`Dataset.fingerprint` of its training data."""
 
     @staticmethod
     def of(experts: TrajectoryStore, temperature: float = 1.0) -> Teacher:
@@ -70,17 +70,17 @@ class Teacher:
         return Teacher(info, theta, identity.shape, len(identity.classes), identity.fingerprint)
 
     def at(self, temperature: float) -> Teacher:
-        """The same one with softer or sharper labels."""
+        """The same teacher with labels at another temperature."""
         return replace(self, info=self.info.replace(temperature=temperature))
 
     @property
     def content(self) -> str:
-        """A hash of what its labels depend on."""
+        """Network, hash of the parameters and temperature: all that its labels depend on."""
         digest = hashlib.sha256(self.theta.contiguous().numpy().tobytes()).hexdigest()[:16]
         return f"{self.info.network} {digest} at {self.info.temperature:g}"
 
     def check(self, fingerprint: str) -> None:
-        """Raise InputError unless it has learned from the data of that fingerprint."""
+        """Raise InputError unless it was trained on the data of that fingerprint."""
         if fingerprint != self.data:
             raise InputError(
                 f"The teacher {self.info.text} was trained on other data ({self.data}) than these ({fingerprint}); "
@@ -89,16 +89,16 @@ class Teacher:
 
     @torch.no_grad()
     def labels(self, images: Images) -> Logits:
-        """What it says of the images, `[N, K]`: its logits over the temperature, on their device."""
+        """The logits `[N, K]` of the images divided by the temperature, on the device of the images."""
         engine, theta = engine_of(self._model), self.theta.to(images.device)
         parts: list[Batch] = [engine.logits(theta, part) for part in images.split(TOGETHER)]
         return torch.cat(parts) / self.info.temperature
 
     @cached_property
     def _model(self) -> FlatModel:
-        """Built once: a protocol whose teacher labels every batch asks for it thousands of times."""
+        """Cached: a protocol whose teacher labels every batch uses the network thousands of times."""
         return FlatModel(build_model(self.info.network, self.shape, self.classes))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process, which builds the network itself."""
+        """The fields without the cached network, which another process builds itself."""
         return {each.name: getattr(self, each.name) for each in fields(self)}

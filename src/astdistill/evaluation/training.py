@@ -24,12 +24,12 @@ from .teacher import Teacher
 
 
 class Examples(ABC):
-    """What one network learns from, the learning rate that suits it, and what the images lie on."""
+    """The training images of one network, their learning rate, and their texture."""
 
     lr: float
     texture: TextureSpec = ORDINARY
     teacher: Teacher | None = None
-    """Who labels what the network sees, where the recipe has a temperature."""
+    """The network that labels the training batches, where the recipe has a temperature."""
 
     @property
     def seen(self) -> int:
@@ -64,8 +64,8 @@ class TensorExamples(Examples):
     def of(
         synthetic: SyntheticSet, lr: float | None, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> TensorExamples:
-        """What a distilled set teaches, each sub-image of a slot by itself, at the learning rate `lr` or, for None, its
-        own. Raises InputError for one that is not positive."""
+        """The images and targets of a distilled set, each sub-image of a slot as one image, with the learning rate `lr`
+        or, for None, that of the set. Raises InputError for a rate that is not positive."""
         if lr is None:
             lr = float(synthetic.lr)
         if not lr > 0:
@@ -93,7 +93,7 @@ class TensorExamples(Examples):
 
 @dataclass(frozen=True)
 class RealExamples(Examples):
-    """Real images of any number, wherever they are kept, with labels below `labels`."""
+    """Any number of real images, in memory or on disk, with labels below `labels`."""
 
     split: Split
     labels: int
@@ -112,7 +112,7 @@ class RealExamples(Examples):
 
 
 MOST_CONFUSED = 100
-"""Classes up to which a confusion matrix is kept: 10,000 counts a network."""
+"""The largest number of classes for which a confusion matrix is kept: 10,000 counts per network."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class NetworkResult:
     best: float | None = None
     diverged: bool = False
     by_class: tuple[float | None, ...] | None = None
-    """Final accuracy on the images of each class, None for a class without images; None where nobody counted."""
+    """Final accuracy on the images of each class, None for a class without images; None where it was not counted."""
     confusion: tuple[tuple[int, ...], ...] | None = None
-    """Tested images of each class (row) by the class they were taken for; None where nobody counted, or above 100
+    """Tested images of each class (row) by the predicted class; None where it was not counted, or above 100
     classes."""
     by_steps: tuple[float, ...] | None = None
     """Accuracy after each of the recipe's numbers of steps; None where it counts epochs."""
@@ -145,8 +145,8 @@ def train_network(
     A loss that is not finite sets `diverged`; such a network is tested like any other.
     """
     trainee, best = Trainee(network, temperature=recipe.temperature or 1.0), None
-    # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never
-    # waits.
+    # One running sum instead of a check at every step: a non-finite term stays visible in it, and an accelerator need
+    # not synchronise.
     total = torch.zeros((), device=trainee.theta.device)
     recipe, tests = recipe.for_images(len(examples)), Tests(recipe.steps[:-1], lambda: accuracy(trainee.logits, tested))
     for epoch, losses in enumerate(train_epochs(trainee, examples, recipe, generator, tests), start=1):
@@ -161,14 +161,14 @@ def train_network(
     if recipe.steps:
         by_steps = (*tests.accuracies, final)
         best = max(by_steps)
-    kept = None
+    matrix = None
     if len(counts) <= MOST_CONFUSED:
-        kept = tuple(map(tuple, counts.tolist()))
-    return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept, by_steps)
+        matrix = tuple(map(tuple, counts.tolist()))
+    return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), matrix, by_steps)
 
 
 class Tests:
-    """Tests a network after some of its training steps; called after every one of them."""
+    """Tests a network after some of its training steps; call it after every step."""
 
     def __init__(self, after: tuple[int, ...], test: Callable[[], float]) -> None:
         self.accuracies: list[float] = []
@@ -189,7 +189,7 @@ OPTIMISERS: dict[str, Callable[[Tensor, float, float, float], torch.optim.Optimi
         [theta], lr=lr, betas=(momentum, 0.999), weight_decay=decay
     ),
 }
-"""By the recipe's name: of θ, its learning rate, momentum and weight decay."""
+"""Constructors of the optimisers by their name in a recipe: (θ, learning rate, momentum, weight decay)."""
 
 
 def train_epochs(
@@ -199,11 +199,12 @@ def train_epochs(
     generator: Callable[[int], torch.Generator],
     on_step: Callable[[], object] = lambda: None,
 ) -> Iterator[Tensor]:
-    """Train for one epoch after the other; yields the sum of each one's losses, left on the device.
+    """Train one epoch at a time; yields the sum of the losses of each, left on the device.
 
     SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v, or Adam or AdamW with β_1 = μ, on reshuffled minibatches;
     `generator(epoch)` (epochs from 0) draws an epoch's permutation and then, per batch, crops (of textures), one
-    augmentation, and what cutmix needs. A recipe that counts steps ends in the middle of an epoch where these are done.
+    augmentation, and what cutmix needs. A recipe that counts steps ends after the last one, also in the middle of an
+    epoch.
     """
     recipe = recipe.for_images(len(examples))
     if recipe.temperature and examples.teacher is None:
@@ -212,17 +213,17 @@ def train_epochs(
             "with: astdistill evaluate SET --protocol rded, or pass teacher= to evaluate_all."
         )
     optimiser = OPTIMISERS[recipe.optimiser](trainee.theta, examples.lr, recipe.momentum, recipe.weight_decay)
-    left = recipe.steps[-1] if recipe.steps else None
+    remaining = recipe.steps[-1] if recipe.steps else None
     for epoch in range(recipe.passes):
         if recipe.starts_anew(epoch):
-            optimiser = _decayed(trainee, examples.lr, recipe)
+            optimiser = _decayed_optimiser(trainee, examples.lr, recipe)
         if recipe.drops_at or recipe.cosine:
             for group in optimiser.param_groups:
                 group["lr"] = examples.lr * recipe.dropped(epoch)
-        yield _train_epoch(trainee, optimiser, examples, recipe, generator(epoch), left, on_step)
-        if left is not None:
-            left -= -(-len(examples) // recipe.batch)
-            if left <= 0:  # a recipe that counts as released has a pass more than its steps take
+        yield _train_epoch(trainee, optimiser, examples, recipe, generator(epoch), remaining, on_step)
+        if remaining is not None:
+            remaining -= -(-len(examples) // recipe.batch)
+            if remaining <= 0:  # a recipe that counts as released has a pass more than its steps take
                 return
 
 
@@ -231,7 +232,7 @@ def _by_class(counts: Confusion) -> tuple[float | None, ...]:
     return tuple(100 * right / images if images else None for right, images in pairs)
 
 
-def _decayed(trainee: Trainee, lr: float, recipe: EvalRecipe) -> torch.optim.Optimizer:
+def _decayed_optimiser(trainee: Trainee, lr: float, recipe: EvalRecipe) -> torch.optim.Optimizer:
     momentum = recipe.momentum_after
     if momentum is None:
         momentum = recipe.momentum

@@ -1,1 +1,1 @@
-"""One experiment as a value, the way through it, benchmark settings by name, and what it costs."""
+"""Experiments: settings, pipeline, benchmark presets and cost estimates."""

@@ -1,4 +1,4 @@
-"""One experiment as a value: data, experts, method, settings, evaluation; and whether its parts fit."""
+"""The `Experiment` record (data, experts, method, settings, evaluation) and the checks that its parts fit together."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ MOVED: Mapping[str, str] = {
     "distill.batch_syn": "method.step.batch_syn",
     "distill.trajectories": "method.step.trajectories",
 }
-"""Dotted paths of settings that an earlier version had elsewhere, with today's. They are read from files and on the
-command line. What has a new name inside the same record is in that record's `renamed`."""
+"""Dotted paths of settings in earlier versions, mapped to the current paths. They are accepted in files and on the
+command line. Fields that were renamed within one record are listed in that record's `renamed`."""
 
 
 class ExpertSettings(Record):
@@ -112,19 +112,20 @@ class Experiment(Record):
 
     def unread(self) -> tuple[str, ...]:
         rates = {"images": ("lr_img",), "targets": ("lr_targets", "targets_momentum"), "lr": ("lr_lr",)}
-        idle = (f"distill.{name}" for what, names in rates.items() if what not in self.method.learn for name in names)
+        idle = (f"distill.{name}" for part, names in rates.items() if part not in self.method.learn for name in names)
         imported = self.experts.imported is not None
         return (*self.method.ignores, *idle, *(("method.expert",) if imported else ()))
 
     @model_validator(mode="before")
     @classmethod
-    def _where_settings_are_today(cls, data: Any) -> Any:
-        """Numbers that every run had at first go to the outer step, or nowhere where it has no such numbers."""
+    def _move_old_settings(cls, data: Any) -> Any:
+        """Move settings of earlier versions to their current paths. Those that the outer step does not have are
+        dropped."""
         if not isinstance(data, Mapping):
             return data
         data = {"method": MTT, **data}
-        read = _fields_of_step(data["method"])
-        current = moved(data, {old: new for old, new in MOVED.items() if new.rpartition(".")[2] in read})
+        step_fields = _fields_of_step(data["method"])
+        current = moved(data, {old: new for old, new in MOVED.items() if new.rpartition(".")[2] in step_fields})
         settings = current.get("distill")
         if isinstance(settings, Mapping):
             current["distill"] = {name: value for name, value in settings.items() if f"distill.{name}" not in MOVED}
@@ -132,41 +133,42 @@ class Experiment(Record):
 
 
 def _fields_of_step(method: Any) -> Mapping[str, Any]:
-    """The fields that the outer step of a method has, which is given as a record or as a file has it."""
+    """The fields of a method's outer step. `method` is a record, or a mapping as read from a file."""
     step = method.get("step") if isinstance(method, Mapping) else getattr(method, "step", None)
     if isinstance(step, Record):
         return type(step).model_fields
-    named = step.get("part") if isinstance(step, Mapping) else None
-    kind = find_component(named) if named else TrajectoryMatching
+    part_name = step.get("part") if isinstance(step, Mapping) else None
+    kind = find_component(part_name) if part_name else TrajectoryMatching
     return getattr(kind, "model_fields", {})
 
 
 def expert_epochs(experiment: Experiment) -> int:
-    """How many epochs each expert of the experiment is trained for.
+    """Number of epochs that each expert of the experiment is trained for.
 
-    Raises InputError where `stop_after` is less than is read, and for a method without experts.
+    Raises InputError if `stop_after` is smaller than the last epoch that the run reads, and for a method without
+    experts.
     """
-    wanted, whole = experiment.experts.stop_after, experiment.method.recipe.epochs
+    stop_after, whole = experiment.experts.stop_after, experiment.method.recipe.epochs
     read = experiment.method.step.last_epoch or whole
-    if wanted is None or (wanted == "auto" and experiment.method.reads_trained):
+    if stop_after is None or (stop_after == "auto" and experiment.method.reads_trained):
         return whole
-    if wanted == "auto":
+    if stop_after == "auto":
         return min(read, whole)
-    if not read <= wanted <= whole:
+    if not read <= stop_after <= whole:
         raise InputError(
-            f"--experts.stop-after {wanted} was given, but this run reads experts up to epoch {read} of the {whole} of "
-            f"their recipe (see --method.step); choose {read} to {whole}, or auto."
+            f"--experts.stop-after {stop_after} was given, but this run reads experts up to epoch {read} of the "
+            f"{whole} of their recipe (see --method.step); choose {read} to {whole}, or auto."
         )
-    return wanted
+    return stop_after
 
 
 def evaluation_recipe(experiment: Experiment) -> EvalRecipe:
-    """The recipe of the evaluation; where full data is asked for and its epochs are not, they are those of an expert
-    (of MTT's, for a method without experts)."""
-    wanted = experiment.evaluation
-    if "full" not in wanted.baselines or wanted.recipe.full_epochs:
-        return wanted.recipe
-    return wanted.recipe.replace(full_epochs=(experiment.method.expert or MTT.recipe).epochs)
+    """The recipe of the evaluation. If the full data set is a baseline and its epochs are not set, they are those of an
+    expert (of an MTT expert for a method without experts)."""
+    evaluation = experiment.evaluation
+    if "full" not in evaluation.baselines or evaluation.recipe.full_epochs:
+        return evaluation.recipe
+    return evaluation.recipe.replace(full_epochs=(experiment.method.expert or MTT.recipe).epochs)
 
 
 def load_data(experiment: Experiment) -> Dataset:
@@ -175,22 +177,22 @@ def load_data(experiment: Experiment) -> Dataset:
 
 
 ABSENT = "(none)"
-"""The value of a field that the method in use has not."""
+"""Placeholder for the value of a field that the current method does not have."""
 
 
 def value_of(record: Any, field: str) -> Any:
-    """The value at a dotted place in a record."""
+    """The value at a dotted path in a record; `ABSENT` if the path does not exist."""
     return functools.reduce(lambda inner, name: getattr(inner, name, ABSENT), field.split("."), record)
 
 
 def with_value(record: Any, field: str, value: Any) -> Any:
-    """The record with the value at a dotted place in it."""
-    first, _, rest = field.partition(".")
-    return record.replace(**{first: with_value(getattr(record, first), rest, value) if rest else value})
+    """A copy of the record with `value` at a dotted path."""
+    first, _, inner_path = field.partition(".")
+    return record.replace(**{first: with_value(getattr(record, first), inner_path, value) if inner_path else value})
 
 
 def check_numbers(experiment: Experiment) -> None:
-    """Raise InputError where settings contradict one another, whatever the data."""
+    """Raise InputError if settings contradict each other, independently of the data."""
     with using(experiment.engine):
         chosen()
     check_taught(experiment.evaluation.recipe, experiment.evaluation.baselines)
@@ -203,10 +205,10 @@ def check_numbers(experiment: Experiment) -> None:
     check_root(experiment.experts.store)
     check_settings(experiment.method, experiment.distill, experiment.method.recipe.epochs)
     expert_epochs(experiment)
-    wanted = experiment.distill.max_experts
-    if wanted is not None and wanted > experiment.experts.count:
+    limit = experiment.distill.max_experts
+    if limit is not None and limit > experiment.experts.count:
         raise InputError(
-            f"--distill.max-experts {wanted} is more than the {experiment.experts.count} experts of this run; lower "
+            f"--distill.max-experts {limit} is more than the {experiment.experts.count} experts of this run; lower "
             "it, or raise --experts.count."
         )
 
@@ -223,7 +225,8 @@ def _check_imported(experiment: Experiment) -> None:
 
 
 def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
-    """Raise InputError where the parts do not fit: before experts are trained, and before anything is written."""
+    """Raise InputError if the parts do not fit together. Called before experts are trained and before anything is
+    written."""
     check_numbers(experiment)
     check_data(dataset, experiment.method, experiment.distill, experiment.ipc)
     if experiment.method.expert is not None and experiment.experts.imported is not None:
@@ -233,11 +236,11 @@ def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
 
 
 def imported_experts(experiment: Experiment) -> TrajectoryStore:
-    """The store that `experts.imported` names. Raises InputError where there is none of that name."""
+    """The store called `experts.imported`. Raises InputError if there is no store of that name."""
     root, name = experiment.experts.store, experiment.experts.imported or ""
     if not isinstance(root, Url):
         check_folder(root, "--experts.store")
-    known = [folder.name for folder in files_at(root).stores(RECIPE)]
-    if name not in known:
-        raise unknown("store of experts", name, known, where=f"in {root}")
+    names = [folder.name for folder in files_at(root).stores(RECIPE)]
+    if name not in names:
+        raise unknown("store of experts", name, names, where=f"in {root}")
     return TrajectoryStore.open(root / name)

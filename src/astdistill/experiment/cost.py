@@ -1,7 +1,7 @@
-"""What an experiment will cost in work, time, memory and disk on this machine, before anything is spent.
+"""Estimates of the work, time, memory and disk space that an experiment needs on this machine.
 
-Work is counted for every stage, and divided by a speed that is measured on a part of it (`work`). Memory and disk are
-counted.
+The multiply-adds of every stage are counted, and divided by a speed that is measured on a small part of them (`work`).
+Memory and disk space are computed.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from .config import Experiment, evaluation_recipe, expert_epochs
 from .work import GRADIENT_GRAPH, SECOND_GRAPH, Cost, Costs, Network, Speed
 
 IDLE_WORKER = 200 * 2**20
-"""Bytes of a process that has loaded torch and the package, and does nothing."""
+"""Memory in bytes of an idle process that has loaded torch and the package."""
 SETS = 7
-"""Copies of X at once: itself, its gradient, momentum and average, and the three that a step may go back to."""
+"""Copies of X held at once: X, its gradient, momentum and average, and the three that a step can be rolled back to."""
 
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """What an estimate needs to know of a data set."""
+    """The properties of a data set that an estimate depends on."""
 
     shape: tuple[int, int, int]
     classes: int
@@ -55,11 +55,11 @@ class DatasetSize:
     validation: int = 0
 
     def held(self, data: DataConfig, device: str) -> int:
-        """Bytes of memory for all images, as that configuration keeps them, and for ZCA's matrices."""
+        """Memory in bytes of all images, stored as `data` configures, and of the ZCA matrices."""
         images = self.train + self.test
-        where = residence(data.memory, images, self.shape, data.whiten, device)
-        matrices = (data.whiten in MIXING) * (1 + (where != "float32"))
-        return held_bytes(where, images, self.shape) + matrices * 4 * math.prod(self.shape) ** 2
+        storage = residence(data.memory, images, self.shape, data.whiten, device)
+        matrices = (data.whiten in MIXING) * (1 + (storage != "float32"))
+        return held_bytes(storage, images, self.shape) + matrices * 4 * math.prod(self.shape) ** 2
 
 
 NAMED = {
@@ -80,11 +80,12 @@ NAMED = {
         if (held := medmnist.SETS.get(name.removesuffix("_64"))) is not None
     },
 }
-"""A class of ILSVRC-2012 has 732 to 1,300 training images; those of the subsets are counted with the most."""
+"""Sizes of the data sets that are known by name. A class of ILSVRC-2012 has 732 to 1,300 training images; 1,300 are
+assumed for those of the subsets."""
 
 
 def read_for_size(data: DataConfig, ipc: int = 1) -> Description | None:
-    """What is known of the data, where their size is not known by their name; None for named sets."""
+    """Read a description of the data from which their size follows; None for data sets whose size is known by name."""
     if data.source in NAMED and data.size is None:
         return None
     return described_by_headers(data, ipc)
@@ -102,17 +103,17 @@ def dataset_size(experiment: Experiment) -> DatasetSize:
     data, description = experiment.data, read_for_size(experiment.data)
     if description is not None:
         return size_of(description)
-    whole = NAMED[data.source]
-    classes = len(data.classes) if data.classes else min(data.first_classes or whole.classes, whole.classes)
-    images = classes * min(whole.train // whole.classes, data.per_class or whole.train)
+    full = NAMED[data.source]
+    classes = len(data.classes) if data.classes else min(data.first_classes or full.classes, full.classes)
+    images = classes * min(full.train // full.classes, data.per_class or full.train)
     train = int(images * (1 - data.validation))
-    return DatasetSize(whole.shape, classes, train, whole.test * classes // whole.classes, images - train)
+    return DatasetSize(full.shape, classes, train, full.test * classes // full.classes, images - train)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: multiply-adds, seconds (not a number where nothing was measured), peak bytes of memory above the idle
-    process, bytes on disk."""
+    """Cost of one stage: multiply-adds, seconds (NaN if nothing was measured), peak memory in bytes above that of the
+    idle process, and bytes on disk."""
 
     name: str
     work: float
@@ -120,27 +121,27 @@ class Stage:
     memory: int
     disk: int
     parts: tuple[tuple[str, float], ...] = ()
-    """What its seconds are spent on: of an evaluation, the rows of the table by name."""
+    """Names and seconds of the stage's parts; for an evaluation, of the rows of the table."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The stages of an experiment, and the speed that was measured for them, if one was."""
+    """The stages of an experiment, and the measured speed if there is one."""
 
     stages: tuple[Stage, ...]
     speed: Speed | None = field(default=None, compare=False)
 
     @property
     def together(self) -> Stage:
-        """The stages as one: work, time and disk added up, the memory of the largest."""
+        """All stages as one: the sum of work, time and disk space, and the maximum of memory."""
         work, seconds = (sum(getattr(stage, name) for stage in self.stages) for name in ("work", "seconds"))
         memory, disk = max(stage.memory for stage in self.stages), sum(stage.disk for stage in self.stages)
         return Stage("together", work, seconds, memory, disk)
 
 
 def estimate(experiment: Experiment, known: DatasetSize | None = None) -> Estimate:
-    """The stages with their cost, at a speed that is measured now; a whitening that has to be fitted is one of them.
-    Data whose size is not `known` are read for it."""
+    """Estimate the cost of every stage at a speed that is measured now. Fitting a whitening is a stage of its own. If
+    `known` is None, the size is read from the data."""
     known, device = known or dataset_size(experiment), settled_device(experiment.device)
     with phase("measuring this machine"):
         costs = counted(experiment, known, Costs(device, Speed(device)))
@@ -150,9 +151,10 @@ def estimate(experiment: Experiment, known: DatasetSize | None = None) -> Estima
 
 
 def counted(experiment: Experiment, known: DatasetSize, costs: Costs) -> Estimate:
-    """Experts where there are some, distillation and evaluation; nothing is measured without a speed in `costs`.
+    """Estimate experts (if the method uses any), distillation and evaluation. Nothing is measured if `costs` has no
+    speed.
 
-    Raises InputError for more images per class than there are.
+    Raises InputError if `ipc` exceeds the number of training images per class.
     """
     if experiment.ipc * known.classes > known.train:
         raise InputError(
@@ -165,8 +167,11 @@ def counted(experiment: Experiment, known: DatasetSize, costs: Costs) -> Estimat
 
 
 def shortage(costs: Estimate, free: int | None, held: int = 0) -> str:
-    """A sentence for the first stage that needs more memory than the `free` bytes, `held` of which are taken already;
-    '' where all fit, or the system does not say what is free."""
+    """A message about the first stage that needs more memory than the `free` bytes; '' if all stages fit, or if `free`
+    is None because the system does not report it.
+
+    `held` bytes of what each stage needs are already allocated.
+    """
     if free is None:
         return ""
     for stage in costs.stages:
@@ -180,19 +185,19 @@ def shortage(costs: Estimate, free: int | None, held: int = 0) -> str:
 
 
 def summary(costs: Estimate, runs: int = 1) -> list[tuple[str, str]]:
-    """The estimate as lines of a name and a text: every stage with its time, memory and disk, the rows of the table,
-    and all together, of so many whole runs."""
+    """The estimate as (name, text) pairs: each stage with time, memory and disk space, the rows of the table, and the
+    total of `runs` whole runs."""
     stages = [(NAMES.get(number, "Before"), stage) for number, stage in enumerate(reversed(costs.stages))][::-1]
     lines = [(name, f"{stage.name}: {costs_text(stage)}") for name, stage in stages]
     rows = [f"{name} {duration(seconds)}" for name, seconds in costs.stages[-1].parts]
-    whole = replace(costs.together, seconds=runs * costs.together.seconds, disk=runs * costs.together.disk)
-    repeated = f"{runs} runs: " * (runs > 1)
-    lines += [("Rows", ", ".join(rows)), ("Together", repeated + costs_text(whole))]
+    total = replace(costs.together, seconds=runs * costs.together.seconds, disk=runs * costs.together.disk)
+    prefix = f"{runs} runs: " * (runs > 1)
+    lines += [("Rows", ", ".join(rows)), ("Together", prefix + costs_text(total))]
     return lines
 
 
 NAMES = {0: "Evaluation", 1: "Distillation", 2: "Experts"}
-"""What stages are called, counted from the last."""
+"""Names of the stages by their position from the last."""
 
 
 def costs_text(stage: Stage) -> str:
@@ -201,7 +206,7 @@ def costs_text(stage: Stage) -> str:
 
 
 def operations(count: float) -> str:
-    """Multiply-adds as people read them: '3.1 T' is 3.1 × 10¹²; '-' for none."""
+    """Format a number of multiply-adds: '3.1 T' is 3.1 × 10¹²; '-' for none."""
     if not count:
         return "-"
     for unit in ("", "k", "M", "G", "T", "P"):
@@ -211,11 +216,11 @@ def operations(count: float) -> str:
     return f"{count:.1f} E"
 
 
-def _whitening(experiment: Experiment, known: DatasetSize) -> Stage:
-    """The fit, which is kept in the cache, and needs the set's bytes from there alone."""
-    values = math.prod(known.shape)
-    cost = zca_cost(known.train, values)
-    work = known.train * values**2 / 2
+def _whitening(experiment: Experiment, data_size: DatasetSize) -> Stage:
+    """Cost of fitting the whitening: the memory of the fit, and the disk space of the cached matrix."""
+    values = math.prod(data_size.shape)
+    cost = zca_cost(data_size.train, values)
+    work = data_size.train * values**2 / 2
     return Stage(
         f"{MIXING[experiment.data.whiten]} whitening, once for all runs", work, cost.seconds, cost.memory, 4 * values**2
     )
@@ -223,20 +228,20 @@ def _whitening(experiment: Experiment, known: DatasetSize) -> Stage:
 
 @dataclass(frozen=True)
 class _Jobs:
-    """Networks that are trained by the plan of the run, and how long they take together."""
+    """Networks that are trained under a worker plan, and the time they take together."""
 
     count: int
     plan: WorkerPlan
 
     def together(self, cost: Cost, guess: float, speed: Speed | None) -> Cost:
-        """All jobs as they end: `cost` is that of all, one after another, with the threads of a worker. `guess` are the
-        seconds by which the run decides whether it starts workers."""
+        """Cost of all jobs under the plan. `cost` is that of all jobs one after another with the threads of one worker;
+        `guess` is the estimate in seconds by which the run decides whether to start workers."""
         if speed is None or used() is not None or not self.plan.starts(self.count, guess):
             return cost
         workers = min(self.plan.workers, self.count)
-        crowding = speed.crowding(workers, self.plan.threads)
+        slowdown = speed.crowding(workers, self.plan.threads)
         rounds = math.ceil(self.count / workers) / self.count
-        return replace(cost, seconds=(cost.seconds * rounds + START_S) * crowding)
+        return replace(cost, seconds=(cost.seconds * rounds + START_S) * slowdown)
 
 
 @dataclass(frozen=True)
@@ -244,81 +249,83 @@ class _Stages:
     """The stages of one experiment on data of a known size."""
 
     experiment: Experiment
-    known: DatasetSize
+    data_size: DatasetSize
     costs: Costs
 
     def _network(self, model: str) -> Network:
-        return self.costs.network(model, self.known.shape, self.known.classes)
+        return self.costs.network(model, self.data_size.shape, self.data_size.classes)
 
     @property
-    def _data(self) -> int:
-        """The images and their whitening, which every stage holds."""
-        return self.known.held(self.experiment.data, self.costs.device)
+    def _data_bytes(self) -> int:
+        """Memory in bytes of the images and their whitening, which every stage holds."""
+        return self.data_size.held(self.experiment.data, self.costs.device)
 
     @property
     def _images(self) -> int:
-        return self.experiment.ipc * self.known.classes
+        return self.experiment.ipc * self.data_size.classes
 
     def experts(self) -> Stage:
-        """All of them, with the test of each epoch."""
-        recipe, wanted, known = self.experiment.method.recipe, self.experiment.experts, self.known
-        if wanted.imported is not None:
-            return Stage(f"experts of {wanted.imported}", 0.0, 0.0, self._data, 0)
+        """Training of all experts, with a test after each epoch."""
+        recipe, settings, size = self.experiment.method.recipe, self.experiment.experts, self.data_size
+        if settings.imported is not None:
+            return Stage(f"experts of {settings.imported}", 0.0, 0.0, self._data_bytes, 0)
         student, epochs = self._network(self.experiment.model), expert_epochs(self.experiment)
-        batch = min(recipe.batch, known.train)
-        jobs = _Jobs(wanted.count, self._plan(wanted.count, [self.experiment.model]))
+        batch = min(recipe.batch, size.train)
+        jobs = _Jobs(settings.count, self._plan(settings.count, [self.experiment.model]))
         with limited(jobs.plan.threads):
-            epoch = self.costs.training(student, recipe, known.train, batch) + self.costs.forward(student, known.test)
-        low = expert_seconds(recipe, known.train, epochs, student.parameters, known.shape)
-        cost = jobs.together(epoch.times(wanted.count * epochs), wanted.count * low, self.costs.speed)
-        disk = wanted.count * (epochs + 1) * student.parameters * (2 if wanted.dtype == "bfloat16" else 4)
+            epoch = self.costs.training(student, recipe, size.train, batch) + self.costs.forward(student, size.test)
+        guess = expert_seconds(recipe, size.train, epochs, student.parameters, size.shape)
+        cost = jobs.together(epoch.times(settings.count * epochs), settings.count * guess, self.costs.speed)
+        disk = settings.count * (epochs + 1) * student.parameters * (2 if settings.dtype == "bfloat16" else 4)
         length = f"{epochs} of {recipe.epochs} epochs"
         if epochs == recipe.epochs:
             length = many(epochs, "epoch")
-        held = student.held(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
-        memory = self._side_by_side(wanted.count, held, [self.experiment.model])
-        return Stage(f"{many(wanted.count, 'expert')} of {length}", cost.work, cost.seconds, memory, disk)
+        bytes_per_job = student.held(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
+        memory = self._parallel_memory(settings.count, bytes_per_job, [self.experiment.model])
+        return Stage(f"{many(settings.count, 'expert')} of {length}", cost.work, cost.seconds, memory, disk)
 
     def _plan(self, jobs: int, networks: Sequence[str]) -> WorkerPlan:
         return plan_workers(jobs, self.experiment.workers, torch.device(self.costs.device), networks)
 
-    def _side_by_side(self, jobs: int, held: int, networks: Sequence[str]) -> int:
-        """Bytes for the data and for as many jobs as are done at once, each of which holds so many; workers share a
-        second copy of the data. Jobs on a cluster hold theirs elsewhere."""
+    def _parallel_memory(self, jobs: int, held: int, networks: Sequence[str]) -> int:
+        """Memory in bytes of the data and of the jobs that run at once, `held` bytes each. Workers share a second copy
+        of the data; jobs on a cluster use the memory of other machines."""
         if used() is not None:
-            return self._data
+            return self._data_bytes
         workers = self._plan(jobs, networks).workers
         if workers == 1:
-            return self._data + held
-        return 2 * self._data + workers * (held + IDLE_WORKER)
+            return self._data_bytes + held
+        return 2 * self._data_bytes + workers * (held + IDLE_WORKER)
 
     def distillation(self) -> Stage:
         """The outer steps, and the networks that are trained for validation."""
         experiment, settings, student = self.experiment, self.experiment.distill, self._network(self.experiment.model)
-        seen = self._images * settings.texture.per_slot
-        step = experiment.method.step.within(self.known.train, self.known.classes)
-        work = step.work(settings, seen, self.known.classes)
+        images_seen = self._images * settings.texture.per_slot
+        step = experiment.method.step.within(self.data_size.train, self.data_size.classes)
+        work = step.work(settings, images_seen, self.data_size.classes)
         plan = plan_step(experiment.method, experiment.model, experiment.workers, torch.device(self.costs.device))
         cost = self._outer_steps(student, work, plan)
         cost += self.costs.bookkeeping(student, experiment.method, settings, self._images).times(settings.iterations)
-        images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
+        images = 4 * self._images * math.prod(settings.texture.extent(self.data_size.shape))
         students = 4 * student.parameters * (8 + work.kept * work.training_steps + work.kept_besides)
         sets = 3 if settings.validate_every else 1
-        whitening = 4 * math.prod(self.known.shape) ** 2 if experiment.data.whiten in MIXING else 0
-        # X and its momentum in the state, what the step keeps there, and each set that is saved.
+        whitening = 4 * math.prod(self.data_size.shape) ** 2 if experiment.data.whiten in MIXING else 0
+        # X and its momentum in the state, tensors that the step keeps there, and each saved set.
         disk = 2 * images + 4 * student.parameters * work.saved + sets * (images + whitening)
         if settings.validate_every:
             networks = settings.iterations // settings.validate_every * settings.validate_networks
             recipe = MTT_PROTOCOL.replace(epochs=settings.validate_epochs, released_count=False)
-            cost = cost + self._network_trained(student, recipe, self._seen, self.known.validation).times(networks)
-        memory = self._data + SETS * images + students + self._held(student, work)
+            cost = cost + self._train_network(student, recipe, self._epoch_images, self.data_size.validation).times(
+                networks
+            )
+        memory = self._data_bytes + SETS * images + students + self._step_bytes(student, work)
         if plan != HERE:  # workers share a second copy of the data
-            memory += self._data + (plan.workers - 1) * (students + self._held(student, work))
+            memory += self._data_bytes + (plan.workers - 1) * (students + self._step_bytes(student, work))
             memory += plan.workers * IDLE_WORKER
         return Stage(f"{settings.iterations} outer steps", cost.work, cost.seconds, memory, disk)
 
     def _outer_steps(self, student: Network, work: StepWork, plan: WorkerPlan) -> Cost:
-        """All of them, by the workers that share each."""
+        """Cost of all outer steps, each shared by the workers."""
         count = self.experiment.distill.iterations * work.repeats
         if plan == HERE:
             return self._outer_step(student, work).times(count)
@@ -327,12 +334,12 @@ class _Stages:
         return _Jobs(work.repeats, plan).together(cost, math.inf, self.costs.speed)
 
     def _outer_step(self, student: Network, work: StepWork) -> Cost:
-        """One of them, as the method's step says what it does."""
+        """Cost of one outer step, from the work that the method's step declares."""
         method, strategy, costs = self.experiment.method, self.experiment.distill.augmentation, self.costs
         cost = costs.augmentation(student, strategy, work.augmented)
         cost += costs.features(student, work.forward, work, derivative=False)
         cost += costs.features(student, work.backward, work, derivative=True)
-        cost += costs.class_losses(student, work, self.known.classes)
+        cost += costs.class_losses(student, work, self.data_size.classes)
         plain = ExpertRecipe(augmentation=strategy)
         cost += costs.training(student, plain, work.trained, work.trained_at_once)
         if work.training_steps:
@@ -340,8 +347,8 @@ class _Stages:
             cost += costs.training(student, plain, work.before * work.batch, work.batch)
         return cost
 
-    def _held(self, student: Network, work: StepWork) -> int:
-        """Bytes of graphs and buffers of an outer step, and of the images that are augmented together."""
+    def _step_bytes(self, student: Network, work: StepWork) -> int:
+        """Memory in bytes of the graphs and buffers of an outer step, and of the images that are augmented together."""
         steps = work.training_steps if isinstance(self.experiment.method.estimator, Backprop) else 1
         unrolled = student.held(work.batch, SECOND_GRAPH * steps) if work.training_steps else 0
         at_once = max(work.trained_at_once, work.batch * bool(work.before))
@@ -351,26 +358,26 @@ class _Stages:
         return max(unrolled, trained, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
 
     @property
-    def _seen(self) -> int:
+    def _epoch_images(self) -> int:
         """Images of the synthetic set that a network sees in an epoch."""
         return self._images * self.experiment.distill.texture.looks
 
-    def _network_trained(self, trained: Network, recipe: EvalRecipe, images: int, tested: int) -> Cost:
-        """One network trained by the recipe on so many images an epoch, and tested."""
+    def _train_network(self, network: Network, recipe: EvalRecipe, images: int, test_images: int) -> Cost:
+        """Cost of training one network by the recipe on `images` images per epoch, and of testing it."""
         strategy = recipe.augmented(self.experiment.distill.augmentation).augmentation or ""
         plain = ExpertRecipe(augmentation=strategy, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         recipe = recipe.for_images(images)
         checks = max(1, len(recipe.steps)) + sum(recipe.checks_after(passes) for passes in range(1, recipe.passes + 1))
-        seen, batch = recipe.passes * images, min(recipe.batch, images)
-        cost = self.costs.training(trained, plain, seen, batch)
+        total_images, batch = recipe.passes * images, min(recipe.batch, images)
+        cost = self.costs.training(network, plain, total_images, batch)
         if recipe.temperature:  # a teacher labels every batch
-            cost += self.costs.forward(self._network(self.experiment.model), seen, batch)
-        return cost + self.costs.forward(trained, tested).times(checks)
+            cost += self.costs.forward(self._network(self.experiment.model), total_images, batch)
+        return cost + self.costs.forward(network, test_images).times(checks)
 
     def _teacher(self, recipe: EvalRecipe) -> Cost | None:
-        """The training of a teacher where one is needed: of what the first expert lacks of its recipe, or of an expert
-        of MTT's for a method that has none."""
-        experiment, train = self.experiment, self.known.train
+        """Cost of training a teacher, None if none is needed: the remaining epochs of the first expert, or a whole MTT
+        expert for a method without experts."""
+        experiment, train = self.experiment, self.data_size.train
         if not recipe.temperature and TAUGHT not in experiment.evaluation.baselines:
             return None
         expert, epochs = MTT.recipe, MTT.recipe.epochs
@@ -381,39 +388,39 @@ class _Stages:
             return None
         student = self._network(experiment.model)
         epoch = self.costs.training(student, expert, train, min(expert.batch, train))
-        return (epoch + self.costs.forward(student, self.known.test)).times(epochs)
+        return (epoch + self.costs.forward(student, self.data_size.test)).times(epochs)
 
-    def _guess(self, trained: Network, recipe: EvalRecipe, images: int) -> float:
-        """The seconds of one network by which the run decides whether it starts workers."""
-        passes, (_, height, width) = recipe.for_images(images).passes, self.known.shape
+    def _guessed_seconds(self, network: Network, recipe: EvalRecipe, images: int) -> float:
+        """Estimated seconds for one network, by which the run decides whether to start workers."""
+        passes, (_, height, width) = recipe.for_images(images).passes, self.data_size.shape
         steps = passes * math.ceil(images / recipe.batch)
-        return training_seconds(steps, passes * images, trained.parameters, height * width)
+        return training_seconds(steps, passes * images, network.parameters, height * width)
 
     def evaluation(self) -> Stage:
-        """Networks on the set, of each architecture, and of the first one on each baseline."""
-        wanted, known = self.experiment.evaluation, self.known
-        recipe = evaluation_recipe(self.experiment).for_set(self.experiment.ipc, known.classes)
-        names = architectures(wanted.architectures, self.experiment.model, known.shape)
-        rows = [("synthetic", names[0], recipe, self._seen)]
-        rows += [(name, name, recipe, self._seen) for name in names[1:]]
-        rows += [(name, names[0], recipe, self._images) for name in wanted.baselines if name != "full"]
-        rows += [("full", names[0], recipe.for_full_data(), known.train)] * ("full" in wanted.baselines)
-        jobs = _Jobs(len(rows) * wanted.networks, self._plan(len(rows) * wanted.networks, names))
-        whole, guess, memory, parts = Cost(), 0.0, 0, []
+        """Networks of each architecture trained on the set, and of the first architecture on each baseline."""
+        settings, size = self.experiment.evaluation, self.data_size
+        recipe = evaluation_recipe(self.experiment).for_set(self.experiment.ipc, size.classes)
+        names = architectures(settings.architectures, self.experiment.model, size.shape)
+        rows = [("synthetic", names[0], recipe, self._epoch_images)]
+        rows += [(name, name, recipe, self._epoch_images) for name in names[1:]]
+        rows += [(name, names[0], recipe, self._images) for name in settings.baselines if name != "full"]
+        rows += [("full", names[0], recipe.for_full_data(), size.train)] * ("full" in settings.baselines)
+        jobs = _Jobs(len(rows) * settings.networks, self._plan(len(rows) * settings.networks, names))
+        total, guess, memory, parts = Cost(), 0.0, 0, []
         for row, name, each, images in rows:
-            trained = self._network(name)
+            network = self._network(name)
             with limited(jobs.plan.threads):
-                cost = self._network_trained(trained, each, images, known.test).times(wanted.networks)
-            whole += cost
-            guess += wanted.networks * self._guess(trained, each, images)
+                cost = self._train_network(network, each, images, size.test).times(settings.networks)
+            total += cost
+            guess += settings.networks * self._guessed_seconds(network, each, images)
             parts.append((row, cost.seconds))
-            memory = max(memory, trained.held(min(each.batch, images), GRADIENT_GRAPH))
-        alone, whole = whole.seconds, jobs.together(whole, guess, self.costs.speed)
-        parts = [(row, seconds * whole.seconds / alone) for row, seconds in parts]
+            memory = max(memory, network.held(min(each.batch, images), GRADIENT_GRAPH))
+        sequential_seconds, total = total.seconds, jobs.together(total, guess, self.costs.speed)
+        parts = [(row, seconds * total.seconds / sequential_seconds) for row, seconds in parts]
         if (teacher := self._teacher(recipe)) is not None:
-            whole += teacher
+            total += teacher
             parts.append(("training of the teacher", teacher.seconds))
-        memory = self._side_by_side(len(rows) * wanted.networks, memory, names)
+        memory = self._parallel_memory(len(rows) * settings.networks, memory, names)
         return Stage(
-            f"{many(wanted.networks, 'network')} per row", whole.work, whole.seconds, memory, 100_000, tuple(parts)
+            f"{many(settings.networks, 'network')} per row", total.work, total.seconds, memory, 100_000, tuple(parts)
         )

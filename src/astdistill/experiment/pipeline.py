@@ -1,5 +1,4 @@
-"""The way through an experiment, stage by stage; each resumes from what is there. And what of a run is logged, and
-when."""
+"""The stages of an experiment, each of which resumes from existing files, and the logging of a run."""
 
 from __future__ import annotations
 
@@ -55,15 +54,16 @@ from .config import (
 from .work import where_text
 
 PICTURES = 50
-"""Pictures and distributions of a whole run; the first steps, where most moves, give some more."""
+"""Number of pictures and histograms logged over a run. The steps in `EARLY`, when images change most, are logged in
+addition."""
 EARLY = (0, 1, 2, 5, 10, 20, 50, 100)
 MOST = 100_000
-"""Values that a distribution is made from; of more, evenly spaced ones."""
+"""Maximum number of values in a histogram; larger tensors are sampled at even intervals."""
 
 
 class Recorder:
-    """Logs what is worth it; with a log that nobody keeps it does nothing. It never changes what it is told of, and
-    draws no numbers.
+    """Logs the progress of a run; does nothing if the log has no loggers. It never changes what it logs, and draws no
+    random numbers.
 
     Groups: `experts` (steps: epochs), `distillation` (outer steps), `scores` (outer steps of the set).
     """
@@ -72,7 +72,8 @@ class Recorder:
         self.log = log
 
     def experts(self, store: TrajectoryStore) -> None:
-        """Log means over the experts and, as a distribution, what each of them reached, for every epoch from 1."""
+        """Log each metric of the experts for every epoch from 1: the mean, and the values of all experts as a
+        histogram."""
         if not self.log:
             return
         curves = store.curves()
@@ -99,15 +100,15 @@ class Recorder:
             or step % max(10, run.settings.iterations // PICTURES) == 0
             or step + 1 == run.settings.iterations
         ):
-            self._look(run.result(state), gradients, step)
+            self._log_images(run.result(state), gradients, step)
 
-    def _look(self, synthetic: SyntheticSet, gradients: dict[str, Tensor], step: int) -> None:
+    def _log_images(self, synthetic: SyntheticSet, gradients: dict[str, Tensor], step: int) -> None:
         pixels = synthetic.pixels()
         self.log.image("distillation", "images", sheet(visible(pixels), synthetic.ipc), step)
-        spreads = {"pixels": pixels, "preprocessed pixels": synthetic.images, "targets": synthetic.targets}
-        spreads |= {f"gradient of {name}": gradient for name, gradient in gradients.items() if gradient.numel() > 1}
-        for name, values in spreads.items():
-            self.log.histogram("distillation", name, _some(values), step)
+        tensors = {"pixels": pixels, "preprocessed pixels": synthetic.images, "targets": synthetic.targets}
+        tensors |= {f"gradient of {name}": gradient for name, gradient in gradients.items() if gradient.numel() > 1}
+        for name, values in tensors.items():
+            self.log.histogram("distillation", name, _subsample(values), step)
 
     def scores(self, scores: Scores, iterations: int) -> None:
         """Log the mean and the spread of every row."""
@@ -120,11 +121,11 @@ class Recorder:
 
 
 def _gradients(state: DistillState) -> dict[str, Tensor]:
-    """The meta-gradient of each learned thing, as the step has just followed it."""
+    """The meta-gradient of each learned tensor, as used by the last step."""
     return {name: tensor.grad for name, tensor in state.learned.items() if tensor.grad is not None}
 
 
-def _some(values: Tensor) -> np.ndarray:
+def _subsample(values: Tensor) -> np.ndarray:
     flat = values.detach().flatten()
     return flat[:: -(-len(flat) // MOST)].float().cpu().numpy()
 
@@ -132,27 +133,27 @@ def _some(values: Tensor) -> np.ndarray:
 SILENT = Recorder(Log({}))
 
 
-def untold(description: Description) -> None:
-    """What was read of the data is said to nobody; it stands on the page and in provenance.json."""
+def ignore_description(description: Description) -> None:
+    """Print nothing about the data; their description is on the page and in provenance.json."""
 
 
 def obtain_experts(
     experiment: Experiment, dataset: Dataset, recorder: Recorder = SILENT, shard: str | None = None
 ) -> TrajectoryStore:
-    """The experts: imported ones as they are, others trained where they are missing, or only those of a shard (see
-    `train_experts`), with the quality figure beside them."""
-    wanted = experiment.experts
-    if wanted.imported is not None:
+    """Return the experts. Imported ones are used unchanged; otherwise missing ones, or only those of a shard (see
+    `train_experts`), are trained, and the quality figure is saved in the folder of the store."""
+    settings = experiment.experts
+    if settings.imported is not None:
         return imported_experts(experiment)
     with using(experiment.engine):
         store = train_experts(
             dataset,
             model=experiment.model,
             recipe=experiment.method.recipe,
-            count=wanted.count,
-            store=wanted.store,
-            seed=wanted.seed,
-            dtype=wanted.dtype,
+            count=settings.count,
+            store=settings.store,
+            seed=settings.seed,
+            dtype=settings.dtype,
             workers=experiment.workers,
             stop_after=expert_epochs(experiment),
             shard=shard,
@@ -165,7 +166,8 @@ def obtain_experts(
 def obtain_synthetic(
     experiment: Experiment, dataset: Dataset, experts: TrajectoryStore | None, out: Path, recorder: Recorder = SILENT
 ) -> SyntheticSet:
-    """The distilled set, with its picture and curves beside it, and textures as a folder of files that can be tiled."""
+    """Return the distilled set. Its picture and curves are saved in `out`, and textures as a folder of tileable
+    files."""
     with using(experiment.engine):
         synthetic = distill(
             dataset,
@@ -189,7 +191,7 @@ def obtain_synthetic(
 
 
 def _draw_curves(method: Method, run: RunDir) -> None:
-    """The curves of a run, unless its log was emptied: a finished set is worth more than its picture."""
+    """Save the curves of a run. If its log is empty, print a message and do not fail, because the set is finished."""
     lines = read_lines(run.metrics, sound_metric)
     if all(line.get("loss") is None for line in lines):
         tell(f"{run.metrics} holds no outer step, so no curves are drawn.")
@@ -204,33 +206,33 @@ def _draw_curves(method: Method, run: RunDir) -> None:
 
 
 def obtain_teacher(experiment: Experiment, dataset: Dataset, temperature: float = 1.0) -> Teacher:
-    """The first expert of the run, trained to the end of its recipe also where the run itself stops earlier, so that
-    the teacher is the same one whatever else has used the store; for a method without experts one as MTT's are, and of
-    imported experts the first as it is."""
-    wanted = experiment.experts
+    """Return the teacher: the first expert of the run, trained for its whole recipe even if the run itself needs fewer
+    epochs, so that it does not depend on other runs that share the store. A method without experts gets an MTT expert;
+    of imported experts, the first one is used unchanged."""
+    settings = experiment.experts
     if experiment.method.expert is None:
         with using(experiment.engine):
             store = train_experts(
-                dataset, model=experiment.model, recipe=MTT.recipe, count=1, store=wanted.store, seed=wanted.seed
+                dataset, model=experiment.model, recipe=MTT.recipe, count=1, store=settings.store, seed=settings.seed
             )
         return Teacher.of(store, temperature)
-    whole = experiment.replace(experts=wanted.replace(count=1, stop_after=None))
-    return Teacher.of(obtain_experts(whole, dataset), temperature)
+    full_run = experiment.replace(experts=settings.replace(count=1, stop_after=None))
+    return Teacher.of(obtain_experts(full_run, dataset), temperature)
 
 
 def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: SyntheticSet, out: Path) -> Scores:
     """The scores of the set and of the baselines, resumed network by network."""
-    wanted, teacher = experiment.evaluation, None
-    if TAUGHT in wanted.baselines or wanted.recipe.temperature:
+    settings, teacher = experiment.evaluation, None
+    if TAUGHT in settings.baselines or settings.recipe.temperature:
         teacher = obtain_teacher(experiment, dataset)
     with using(experiment.engine):
         return evaluate_all(
             synthetic,
             dataset,
             recipe=evaluation_recipe(experiment),
-            model=wanted.architectures or None,
-            seeds=wanted.networks,
-            baselines=wanted.baselines,
+            model=settings.architectures or None,
+            seeds=settings.networks,
+            baselines=settings.baselines,
             out=out,
             seed=experiment.seed,
             workers=experiment.workers,
@@ -238,9 +240,12 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
         )
 
 
-def prepare(experiment: Experiment, out: Path, told: Callable[[Description], None] = untold) -> Dataset:
-    """The data, once everything that can be checked has been, and `out` is this run's. `told` is called first with
-    what was read. Raises InputError with nothing written, also where another process is at work on that run."""
+def prepare(experiment: Experiment, out: Path, told: Callable[[Description], None] = ignore_description) -> Dataset:
+    """Load the data, check everything that can be checked, and claim `out` for this run.
+
+    `told` is called with the description of the data before the checks. Raises InputError, with nothing written, if a
+    check fails or another process is writing to the run.
+    """
     folder = RunDir(out)
     folder.check_free()
     check_folder(out, "--out")
@@ -251,15 +256,15 @@ def prepare(experiment: Experiment, out: Path, told: Callable[[Description], Non
     tell_where(experiment, description)
     told(description)
     check_experiment(experiment, dataset)
-    written = read_json(folder.config) if folder.config.exists() else {}
+    saved_config = read_json(folder.config) if folder.config.exists() else {}
     with reading(folder.config, "the settings of a run", "restore it, or name a new folder with --out"):
-        former = unread(written.get("distill", {}), experiment.method)
+        former = unread(saved_config.get("distill", {}), experiment.method)
     with folder.writing():
         folder.claim(
-            _noted(experiment).to_json(),
+            _resolve_auto(experiment).to_json(),
             dataset.fingerprint,
             settled_device(experiment.device),
-            read=_read_again,
+            read=_upgrade_config,
             former=former,
             about=description.to_json(),
         )
@@ -272,17 +277,17 @@ def tell_where(experiment: Experiment, description: Description) -> None:
         tell(where_text(experiment.device, description.shape, len(description.classes), experiment.model))
 
 
-def _read_again(written: dict[str, Any]) -> dict[str, Any]:
-    """A config.json, perhaps of an earlier version, as this version writes it."""
+def _upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Convert a config.json, possibly of an earlier version, to the form that this version writes."""
     try:
-        return Experiment.model_validate(written).to_json()
+        return Experiment.model_validate(config).to_json()
     except ValidationError as error:
         raise InputError(f"{refused(error)} So says its config.json; restore that, or name a new --out.") from error
 
 
-def _noted(experiment: Experiment) -> Experiment:
-    """The experiment with the device and the number that "auto" stands for, so that whoever reads the folder need know
-    neither the machine nor the method."""
+def _resolve_auto(experiment: Experiment) -> Experiment:
+    """Replace "auto" by the device and the number of epochs that it stands for, so that the saved settings do not
+    depend on the machine or the method."""
     experiment = experiment.replace(device=settled_device(experiment.device))
     if experiment.method.expert is None:
         return experiment
@@ -291,13 +296,15 @@ def _noted(experiment: Experiment) -> Experiment:
 
 @contextmanager
 def tracked(experiment: Experiment, out: Path, loggers: Sequence[str]) -> Iterator[Recorder]:
-    """A recorder for the named loggers; while the block lasts, `out` says where the run is (`astdistill watch`)."""
+    """Yield a recorder for the named loggers, and write the status of the run to `out` inside the block (for
+    `astdistill watch`)."""
     with write_status(RunDir(out).live), open_log(loggers, out, experiment.to_json()) as log:
         yield Recorder(log)
 
 
 def distill_experiment(experiment: Experiment, dataset: Dataset, out: Path, recorder: Recorder) -> SyntheticSet:
-    """The distilled set of a run that `prepare` has claimed, its experts trained where they are missing and needed."""
+    """Return the distilled set of a run that `prepare` has claimed. Missing experts are trained if the method needs
+    them."""
     experts = None
     if experiment.method.expert is not None:
         with stage("experts", out):
@@ -310,12 +317,12 @@ def run_experiment(
     experiment: Experiment,
     out: Path,
     loggers: Sequence[str] = (),
-    tell: Callable[[Description], None] = untold,
+    tell: Callable[[Description], None] = ignore_description,
 ) -> Scores:
-    """Every stage in order; each resumes from what `out` and the expert store already hold. No result depends on the
-    `loggers`; `tell` is told what was read of the data before anything is spent.
+    """Run every stage in order. Each resumes from the files in `out` and in the expert store.
 
-    `out`/report.html shows the whole.
+    Results do not depend on `loggers`. `tell` is called with the description of the data before anything is computed.
+    `out`/report.html is the report of the run.
     """
     dataset = prepare(experiment, out, tell)
     with RunDir(out).writing(), tracked(experiment, out, loggers) as recorder:

@@ -1,6 +1,6 @@
-"""Benchmark settings by name: the published ones, and two of our own that a small machine can run.
+"""Benchmark presets by name: the published settings, and two small ones that run on a small machine.
 
-A name without a method is AST's.
+A name without a method stands for AST.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..runtime.errors import InputError, unknown
 from .config import EvaluationSettings, Experiment, ExpertSettings, Published
 
 DIGITS_DSA = "crop_cutout_scale_rotate"
-"""DSA without mirrored digits, and without colour operations, which grey digits of one brightness have no use for."""
+"""DSA without mirroring, and without colour operations, which are of no use for grey digits of one brightness."""
 DIGITS = Experiment(
     name="digits-ipc1",
     data=DataConfig(source="digits"),
@@ -98,7 +98,7 @@ PEERS = {
     "tiny_imagenet-ipc1": Peer(accuracy=11.0, source="ATT (arXiv 2407.14245)"),
     "tiny_imagenet-ipc10": Peer(accuracy=25.8, source="ATT (arXiv 2407.14245)"),
 }
-"""The best figure with hard labels and MTT's protocol that another method has published for the same setting."""
+"""The best published accuracy of another method for the same setting, with hard labels and MTT's protocol."""
 DEPTHS = {
     "cifar10": 3,
     "cifar100": 3,
@@ -122,19 +122,19 @@ def _cell(
     batch_syn: int | None = None,
     **settings: Any,
 ) -> Experiment:
-    """One benchmark setting: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where `settings` say no
-    other.
+    """One benchmark setting: 100 experts, a ConvNet of width 128, and, unless `settings` override them, η_0 0.01 and
+    5000 iterations.
 
-    `steps` are T, M and the bound of start epochs; `borrowed` says which settings are not the paper's own, or not known
-    to be; `variant` is a further word of the name.
+    `steps` are T, M and the maximum start epoch; `borrowed` states which settings are not from the paper, or not known
+    to be; `variant` is an additional part of the name.
     """
     numbers = dict(zip(("syn_steps", "expert_epochs", "max_start_epoch"), steps, strict=True))
     step = TrajectoryMatching.model_validate({**numbers, "batch_syn": batch_syn})
     source = "; ".join(filter(None, (SOURCES[method.name], borrowed)))
-    words = (data, f"ipc{ipc}", "" if method.name == AST.name else method.name, variant)
+    name_parts = (data, f"ipc{ipc}", "" if method.name == AST.name else method.name, variant)
     peer = PEERS.get(f"{data}-ipc{ipc}", Peer()) if method.name == AST.name else Peer()
     return Experiment(
-        name="-".join(filter(None, words)),
+        name="-".join(filter(None, name_parts)),
         data=DataConfig.model_validate({"source": data, "whiten": whiten}),
         model=f"convnet-d{DEPTHS.get(data, DEPTH_128)}",
         method=method.replace(step=step),
@@ -147,7 +147,7 @@ def _cell(
 def _ast(
     data: str, ipc: int, whiten: str, steps: tuple[int, int, int], without: tuple[str, ...], **settings: Any
 ) -> tuple[Experiment, ...]:
-    """A setting of AST's script, which leaves out the parts `without`, and beside it the same with all six parts."""
+    """A setting of AST's script, which disables the parts `without`, and the same setting with all six parts."""
     method = AST.replace(**{part: getattr(MTT, part) for part in without})
     return (
         _cell(method, data, ipc, whiten, None, steps, **settings),
@@ -175,8 +175,8 @@ def _datm(
     threshold: float,
     **settings: Any,
 ) -> Experiment:
-    """One of DATM's settings: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first
-    bound and its last step."""
+    """One of DATM's settings, with 10000 iterations. `steps` are T, M and the window of start epochs; `grows` are the
+    window's first upper bound and the step at which it is full."""
     syn_steps, expert_epochs, lower, upper = steps
     sample = GrowingWindow(lower=lower, begins=grows[0], full_by=grows[1])
     method = DATM.replace(sample=sample, step_filter=LossThreshold(threshold=threshold), ema_decay=ema_decay)
@@ -195,18 +195,19 @@ def _ftd(
     ema_decay: float,
     **settings: Any,
 ) -> Experiment:
-    """One of FTD's settings: `alpha` weighs the surrogate gap of its experts, `average` the mean of the images."""
+    """One of FTD's settings. `alpha` is the weight of the surrogate gap of its experts, `ema_decay` the decay of the
+    average of the images."""
     method = FTD.replace(expert=FTD.recipe.replace(surrogate_gap=alpha), ema_decay=ema_decay)
     return _cell(method, data, ipc, whiten, accuracy, steps, **settings)
 
 
 def _subsets(subset: str, mtt: tuple[float, float], ftd: tuple[float, float]) -> tuple[Experiment, ...]:
-    """The settings of one of ImageNet's ten-class subsets at 128 px, 1 and 10 images per class, by MTT and FTD:
-    pictures squashed, as both released programs do."""
+    """The settings of one of ImageNet's ten-class subsets at 128 px, 1 and 10 images per class, with MTT and FTD.
+    Images are squashed, as in both released programs."""
     name, steps = f"imagenet-{subset}", (20, 2, 10)
-    lr_img, rate = (1000, "") if subset == "fruit" else (10000, MTT_RATES)
+    lr_img, note = (1000, "") if subset == "fruit" else (10000, MTT_RATES)
     cells = (
-        _cell(MTT, name, 1, "standard", mtt[0], steps, rate, lr_img=lr_img, lr_lr=1e-6),
+        _cell(MTT, name, 1, "standard", mtt[0], steps, note, lr_img=lr_img, lr_lr=1e-6),
         _cell(MTT, name, 10, "standard", mtt[1], steps, MTT_RATES, lr_img=10000, lr_lr=1e-6, batch_syn=20),
         _ftd(name, 1, "standard", ftd[0], steps, 1, 0.999, lr_img=10000, lr_lr=1e-4),
         _ftd(name, 10, "standard", ftd[1], steps, 1, 0.999, lr_img=10000, lr_lr=1e-4, batch_syn=64),
@@ -217,18 +218,18 @@ def _subsets(subset: str, mtt: tuple[float, float], ftd: tuple[float, float]) ->
 SLOTS = "best test epoch, four sub-images in each slot, hard labels"
 NCFM_LABELS = "best test epoch, four sub-images in each slot, a teacher's soft labels in its evaluation, hard ones here"
 JOINT = "the image rate is the published one times what one joint step and standardised images make of it"
-SQUEEZED = {"cifar10": 16.0, "cifar100": 14.0, "tiny_imagenet": 13.0}
-"""The mean over channels of 1/σ² of the pixels, by which a learning rate of images in [0, 1] is multiplied for SGD on
-standardised ones; for Adam by its root."""
+INVERSE_VARIANCE = {"cifar10": 16.0, "cifar100": 14.0, "tiny_imagenet": 13.0}
+"""The mean over channels of 1/σ² of the pixels. A learning rate for images in [0, 1] is multiplied by it for SGD on
+standardised images, and by its square root for Adam."""
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
 
 
 def _features(
-    method: Method, data: str, ipc: int, accuracy: float, experts: int, recipe: EvalRecipe, what: str, **settings: Any
+    method: Method, data: str, ipc: int, accuracy: float, experts: int, recipe: EvalRecipe, note: str, **settings: Any
 ) -> Experiment:
-    """One setting of a method that matches features of experts: four sub-images a slot, standardised data."""
+    """One setting of a method that matches features of experts: four sub-images per slot, standardised data."""
     usual = {**method.step.usual_settings(ipc), "factor": 2, "augmentation": "color_crop_cutout", **settings}
-    published = Published(accuracy=accuracy, source=f"{SOURCES[method.name]}; {what}; {JOINT}", protocol=recipe.name)
+    published = Published(accuracy=accuracy, source=f"{SOURCES[method.name]}; {note}; {JOINT}", protocol=recipe.name)
     return Experiment(
         name=f"{data}-ipc{ipc}-{method.name}",
         data=DataConfig(source=data, whiten="standard"),
@@ -243,18 +244,19 @@ def _features(
 
 
 def _tgdd(data: str, ipc: int, accuracy: float) -> Experiment:
-    """SGD at 0.01 ipc in [0, 1], five experts."""
-    lr_img = 2 * 0.01 * ipc * SQUEEZED[data]
+    """One of TGDD's settings: SGD with learning rate 0.01 · ipc for images in [0, 1], five experts."""
+    lr_img = 2 * 0.01 * ipc * INVERSE_VARIANCE[data]
     return _features(TGDD, data, ipc, accuracy, 5, TGDD_PROTOCOL, SLOTS, lr_img=lr_img)
 
 
 def _ncfm(data: str, ipc: int, accuracy: float, **recipe: Any) -> Experiment:
-    """AdamW at 0.001 in [0, 1], two steps for each class; for CIFAR-100 with 10 images per class SGD at 0.01; twenty
-    experts. The rate is halved after 500 steps without a lower loss."""
-    settings: dict[str, Any] = {"lr_img": 1e-3 * (2 * CLASSES[data] * SQUEEZED[data]) ** 0.5, "plateau": 500}
+    """One of NCFM's settings: AdamW with learning rate 0.001 for images in [0, 1] and two steps for each class (SGD
+    with 0.01 for CIFAR-100 with 10 images per class), twenty experts. The rate is halved after 500 steps without a
+    lower loss."""
+    settings: dict[str, Any] = {"lr_img": 1e-3 * (2 * CLASSES[data] * INVERSE_VARIANCE[data]) ** 0.5, "plateau": 500}
     if (data, ipc) == ("cifar100", 10):
         sgd = {"outer_optimiser": "sgd", "outer_decay": 0.0, "outer_momentum": 0.0}
-        settings |= {"lr_img": 2 * 0.01 * SQUEEZED[data], **sgd}
+        settings |= {"lr_img": 2 * 0.01 * INVERSE_VARIANCE[data], **sgd}
     return _features(NCFM, data, ipc, accuracy, 20, NCFM_PROTOCOL.replace(**recipe), NCFM_LABELS, **settings)
 
 
@@ -273,8 +275,8 @@ def _bptt(
     labels: SyntheticLabels = WEIGHTS,
     **step: Any,
 ) -> Experiment:
-    """One setting of RaT-BPTT or AT-BPTT++: `truncation` are T and W, `sampling` the images of each class and the
-    classes of a training step. The figure is the maximum over four numbers of steps."""
+    """One setting of RaT-BPTT or AT-BPTT++. `truncation` are T and W; `sampling` are the images per class and the
+    number of classes in a training step. `accuracy` is the maximum over four numbers of steps."""
     numbers = {"unroll": truncation[0], "window": truncation[1], "batch_real": batch_real}
     numbers |= {"per_class": sampling[0], "classes_at_once": sampling[1]}
     learn = ("images", "targets") if isinstance(labels, WeightLabels) else ("images",)
@@ -294,8 +296,8 @@ def _bptt(
 
 
 def _fresh(method: Method, data: str, ipc: int, accuracy: float) -> Experiment:
-    """One setting of DM, DC or DSA, whose networks are fresh ones: standardised data and the usual numbers. DC's figures
-    are those of networks that train without augmentation."""
+    """One setting of DM, DC or DSA, which use newly initialised networks: standardised data and the method's usual
+    settings. DC's accuracies are those of networks that train without augmentation."""
     recipe = {DC.name: DC_PROTOCOL}.get(method.name, MTT_PROTOCOL)
     return Experiment(
         name=f"{data}-ipc{ipc}-{method.name}",
@@ -310,15 +312,15 @@ def _fresh(method: Method, data: str, ipc: int, accuracy: float) -> Experiment:
 
 
 def _idc(ipc: int, accuracy: float) -> Experiment:
-    """IDC on CIFAR-10: 2000 networks for 100 steps each, four sub-images a slot."""
+    """One of IDC's settings on CIFAR-10: 2000 networks for 100 steps each, four sub-images per slot."""
     method = IDC.replace(step=IDC.step.replace(differences="squared", net_images=2000))
     cell = _features(method, "cifar10", ipc, accuracy, 1, TGDD_PROTOCOL.replace(epochs=1000), OF_IDC)
     return cell.replace(experts=ExpertSettings())
 
 
 def _rded(data: str, ipc: int, accuracy: float | None, **recipe: Any) -> Experiment:
-    """RDED: one teacher, ordinary images; students have batch norm, as published, and its teacher instance norm. Figures
-    that no second source confirmed are left out."""
+    """One of RDED's settings: one teacher, ordinary images. Students have batch norm, as published; the teacher has
+    instance norm. Accuracies that no second source confirmed are left out."""
     model, protocol = f"convnet-d{DEPTHS[data]}", RDED_PROTOCOL.replace(**recipe)
     return Experiment(
         name=f"{data}-ipc{ipc}-{RDED.name}",
@@ -339,7 +341,7 @@ OF_BPTT = {
     "rat-bptt": "60,000 outer steps are",
     "at-bptt": "60,000 outer steps and one of flip and rotation for each batch, where its code composes both on CIFAR-10, are",
 }
-"""What the presets do otherwise than the authors."""
+"""How the presets differ from the authors' settings."""
 WHOLE = None, 0
 """A window of start epochs that does not grow."""
 OF_MTT = "settings borrowed from MTT's, whose gradient ours is"
@@ -347,11 +349,11 @@ HALVED = "lr_img is half of the published 1000, because its released gradient is
 OURS = "settings are ours: the authors give none for AST here, and MTT's are taken"
 MTT_RATES = "its image rates lie between 1000 and 100000, and 10000 is taken for all"
 HARD = TESLA.replace(labels=HardLabels())
-"""TESLA without the expert's labels: its CIFAR figures stand among those with hard labels, and are only comparable with
-such.
+"""TESLA without the expert's labels: its CIFAR accuracies are published among those with hard labels, and are only
+comparable with these.
 
-TESLA's own lr_img of 1000 is 500 here: its released code halves the gradient of the images by mistake. A cell that
-borrows from a method with the whole gradient keeps that method's number.
+TESLA's lr_img of 1000 is 500 here, because its released code halves the gradient of the images by mistake. A setting
+that is borrowed from a method with the whole gradient keeps that method's lr_img.
 """
 
 
@@ -424,7 +426,8 @@ FEATURES = (
     _ncfm("tiny_imagenet", 10, 26.8, epochs=300),
     _ncfm("tiny_imagenet", 50, 29.6, epochs=40, check_every=5),
 )
-"""Of methods that match features of experts, whose figures are those of slots under protocols of their own."""
+"""Settings of methods that match features of experts. Their accuracies are for several sub-images per slot, under the
+protocol of each method."""
 BPTT_CELLS = (
     _bptt(RAT_BPTT, "cifar10",       10, 69.4, (200, 60),  5000, 1e-3, labels=HardLabels()),
     _bptt(RAT_BPTT, "cifar100",       1, 35.3, (130, 90),  5000, 3e-4, place="last"),
@@ -493,13 +496,13 @@ def _medical(data: str, train: int) -> tuple[Experiment, ...]:
         _cell(AST, large, 1, "standard", None, (10, 2, 10), MEDICAL_64, lr_img=10000, lr_lr=1e-4),
         _cell(AST, large, 10, "standard", None, (20, 2, 40), MEDICAL_64, lr_img=10000, lr_lr=1e-4),
     )
-    return tuple(_adapted(cell, data in MIRRORED, train < FEW) for cell in cells)
+    return tuple(_adapt(cell, data in MIRRORED, train < FEW) for cell in cells)
 
 
-def _adapted(cell: Experiment, unmirrored: bool, few: bool) -> Experiment:
-    assert cell.method.expert is not None  # AST trains some
+def _adapt(cell: Experiment, unmirrored: bool, small: bool) -> Experiment:
+    assert cell.method.expert is not None  # AST trains experts
     expert = cell.method.expert
-    if few:
+    if small:
         expert = expert.replace(batch=32)
     if unmirrored:
         expert = expert.replace(augmentation=UNMIRRORED)
@@ -517,7 +520,8 @@ RATES = (
     *("lr_img", "lr_lr", "lr_targets", "lr_init", "outer_optimiser", "outer_decay", "outer_momentum"),
     *("targets_momentum", "outer_grad_norm", "plateau"),
 )
-"""What presets that are not by trajectory matching set for their method, and no other method takes over."""
+"""Settings that presets of other families than trajectory matching choose for their method, and that another method
+does not take over."""
 
 
 def preset(name: str) -> Experiment:
@@ -528,69 +532,69 @@ def preset(name: str) -> Experiment:
 
 
 def with_method(experiment: Experiment, method: str) -> Experiment:
-    """The same preset by another method: its decisions, the preset's own numbers of the outer step, expert epochs,
-    batch and augmentation.
+    """The same preset with another method. The preset's numbers of the outer step and its expert epochs, batch and
+    augmentation are kept.
 
-    A method of another family brings the rates and counts that are usual there; none of those that belong to the family
-    of the preset stays.
+    A method of another family brings its usual rates and counts; none of those of the preset's family is kept.
     """
-    named, kept = find_method(method), experiment.method.expert
-    if named.name == experiment.method.name:
+    target, old_expert = find_method(method), experiment.method.expert
+    if target.name == experiment.method.name:
         return experiment
-    if type(named.step) is not type(experiment.method.step):
-        experiment = experiment.replace(distill=_of_another_family(experiment, named.step))
-    if named.expert is not None and kept is not None:
-        expert = named.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
-        named = named.replace(expert=expert)
-    return experiment.replace(method=named.replace(step=named.step.with_numbers_of(experiment.method.step)))
+    if type(target.step) is not type(experiment.method.step):
+        experiment = experiment.replace(distill=_settings_of_family(experiment, target.step))
+    if target.expert is not None and old_expert is not None:
+        expert = target.expert.replace(
+            epochs=old_expert.epochs, batch=old_expert.batch, augmentation=old_expert.augmentation
+        )
+        target = target.replace(expert=expert)
+    return experiment.replace(method=target.replace(step=target.step.with_numbers_of(experiment.method.step)))
 
 
-def _of_another_family(experiment: Experiment, step: OuterStep) -> DistillSettings:
-    """The settings of the experiment with those that are usual for `step`, in place of what was those of the step
-    before: its rates, what is usual there alone, and between kinds of steps the number of steps and the augmentation.
-    Presets by trajectory matching set the rest for their data, so that it stays."""
-    before = experiment.method.step
-    usual, other = step.usual_settings(experiment.ipc), before.usual_settings(experiment.ipc)
-    left: set[str] = set()
-    if not isinstance(before, TrajectoryMatching):
-        left = {*RATES, *(other.keys() - usual.keys())}
-        if _kind(before) != _kind(step):
-            left |= {"iterations", "augmentation"}
-    default = {name: DistillSettings.model_fields[name].default for name in left}
-    return experiment.distill.replace(**default | dict(usual))
+def _settings_of_family(experiment: Experiment, step: OuterStep) -> DistillSettings:
+    """The settings of the experiment, with the usual ones of `step` in place of those of the current step: its rates,
+    settings that only its family uses, and, between different kinds of steps, the number of iterations and the
+    augmentation. Presets with trajectory matching choose their other settings for the data, so these are kept."""
+    old_step = experiment.method.step
+    new_usual, old_usual = step.usual_settings(experiment.ipc), old_step.usual_settings(experiment.ipc)
+    dropped: set[str] = set()
+    if not isinstance(old_step, TrajectoryMatching):
+        dropped = {*RATES, *(old_usual.keys() - new_usual.keys())}
+        if _kind(old_step) != _kind(step):
+            dropped |= {"iterations", "augmentation"}
+    default = {name: DistillSettings.model_fields[name].default for name in dropped}
+    return experiment.distill.replace(**default | dict(new_usual))
 
 
 def _kind(step: OuterStep) -> tuple[type[OuterStep], bool]:
-    """The class that the steps of several papers share, such as that of gradient matching, and whether they follow
+    """The class that the steps of several papers share, such as that of gradient matching, and whether the step needs
     experts."""
     return next(kind for kind in type(step).__mro__ if OuterStep in kind.__bases__), step.needs_experts
 
 
 def matching(words: list[str]) -> list[Experiment]:
-    """The presets that have every one of `words` among name, data, method and 'ipcN'; all of them where there are no
-    words.
+    """The presets that match every word in `words` by name, data, method or 'ipcN'; all presets if `words` is empty.
 
-    A word that no preset has whole may be a part of these. Raises InputError for a word that fits none, with the
-    nearest.
+    A word that matches no preset exactly may match a part. Raises InputError for a word without a match, with the
+    nearest one.
     """
     presets = list(PRESETS.values())
     for word in words:
-        fitting = _fitting(word)
-        if not (both := [each for each in presets if each in fitting]):
+        matches = _presets_with(word)
+        if not (remaining := [each for each in presets if each in matches]):
             raise InputError(
                 f"No preset fits '{word}' and the other words too; leave some out: astdistill presets {word}"
             )
-        presets = both
+        presets = remaining
     return presets
 
 
-def _fitting(word: str) -> list[Experiment]:
-    whole = [each for each in PRESETS.values() if word in _words(each)]
-    fitting = whole or [each for each in PRESETS.values() if any(word in own for own in _words(each))]
-    if not fitting:
-        raise unknown("preset", word, {own for each in PRESETS.values() for own in _words(each)}, LISTED_BY)
-    return fitting
+def _presets_with(word: str) -> list[Experiment]:
+    exact = [each for each in PRESETS.values() if word in _keywords(each)]
+    matches = exact or [each for each in PRESETS.values() if any(word in keyword for keyword in _keywords(each))]
+    if not matches:
+        raise unknown("preset", word, {keyword for each in PRESETS.values() for keyword in _keywords(each)}, LISTED_BY)
+    return matches
 
 
-def _words(experiment: Experiment) -> set[str]:
+def _keywords(experiment: Experiment) -> set[str]:
     return {experiment.name, experiment.data.source, experiment.method.name, f"ipc{experiment.ipc}"}

@@ -1,4 +1,4 @@
-"""The one loop that runs a plan of several whole runs: a sweep, `run --seeds`, an ablation."""
+"""Runs a plan of several whole runs: a sweep, `run --seeds` or an ablation."""
 
 from __future__ import annotations
 
@@ -34,19 +34,23 @@ from .pipeline import obtain_experts, run_experiment, tell_where
 from .plan import Row, Settings, Shared, shared_experts, table, title_of
 from .presets import preset
 
-Told = Callable[[Experiment, Description], object]
+OnDescription = Callable[[Experiment, Description], object]
 
 
 def run_rows(
-    title: str, rows: Sequence[Row], out: Path, loggers: Sequence[str] = (), told: Told = lambda each, read: None
+    title: str,
+    rows: Sequence[Row],
+    out: Path,
+    loggers: Sequence[str] = (),
+    told: OnDescription = lambda experiment, description: None,
 ) -> Sweep:
-    """Run every row that is not finished: the experts first, those that several rows follow once, then the rows, each
-    a task in a process of its own, where that pays, or on the nodes of a cluster.
+    """Run every row that is not finished. Experts are trained first, shared ones once; then the rows run, each as a
+    task in a separate process if that saves time, or on the nodes of a cluster.
 
-    A row that fails is noted with its sentence, and the others go on. `out`/sweep.json is rewritten after each row;
-    the tables and the page at the end. The same call goes on where it was stopped. `told` is called with what was read
-    of each data set. Raises InputError where `out` cannot be the folder of a sweep, and where every row refuses its
-    settings.
+    A row that fails is saved with its error message, and the other rows continue. `out`/sweep.json is rewritten after
+    each row; the tables and the page are written at the end. The same call resumes a stopped sweep. `told` is called
+    with the description of each data set. Raises InputError if `out` cannot be the folder of a sweep, and if no row
+    finishes and all failures are InputErrors.
     """
     check_folder(out, "--out")
     if RunDir(out).config.exists():
@@ -63,45 +67,47 @@ def run_rows(
 
 
 class _Running:
-    """The rows of a sweep, and how each stands."""
+    """The rows of a sweep and their states."""
 
-    def __init__(self, title: str, rows: Sequence[Row], out: Path, loggers: tuple[str, ...], told: Told) -> None:
-        self.rows, self.out, self.loggers, self.told = rows, out, loggers, told
-        known = {}
-        if (before := Sweep.read(out)) is not None:
-            known = {row.folder: row for row in before.rows}
-            _tell_changes(known, rows)
+    def __init__(
+        self, title: str, rows: Sequence[Row], out: Path, loggers: tuple[str, ...], on_description: OnDescription
+    ) -> None:
+        self.rows, self.out, self.loggers, self.on_description = rows, out, loggers, on_description
+        saved = {}
+        if (previous := Sweep.read(out)) is not None:
+            saved = {row.folder: row for row in previous.rows}
+            _print_changes(saved, rows)
         waiting = [row.waiting() for row in rows]
-        kept = [known[row.folder] if self._is_done(known.get(row.folder), row) else row for row in waiting]
-        self.sweep = Sweep(title=title, rows=tuple(kept))
+        merged = [saved[row.folder] if self._is_done(saved.get(row.folder), row) else row for row in waiting]
+        self.sweep = Sweep(title=title, rows=tuple(merged))
         self.sweep.save(out)
 
-    def _is_done(self, before: SweepRow | None, now: SweepRow) -> bool:
-        if before is None or before.state != "finished" or before.decisive != now.decisive:
+    def _is_done(self, previous: SweepRow | None, planned: SweepRow) -> bool:
+        if previous is None or previous.state != "finished" or previous.decisive != planned.decisive:
             return False
-        return RunDir(self.out / now.folder).scores.exists()
+        return RunDir(self.out / planned.folder).scores.exists()
 
     @property
     def missing(self) -> list[Row]:
-        """The rows that are still to be run."""
+        """The rows that have not been run yet."""
         waiting = {row.folder for row in self.sweep.of("waiting")}
         return [row for row in self.rows if row.folder in waiting]
 
     def note(self, row: SweepRow) -> None:
-        """Keep what a row has reached, or why it has failed."""
+        """Save and print the result of a row, or the reason for its failure."""
         self.sweep = self.sweep.replaced(row)
         self.sweep.save(self.out)
-        words = f"{spread(row.accuracies)} %"
+        result = f"{spread(row.accuracies)} %"
         if row.state == "failed":
-            words = f"failed: {row.sentence}"
-        tell(f"{row.folder}: {words}")
+            result = f"failed: {row.sentence}"
+        tell(f"{row.folder}: {result}")
 
     def fail(self, rows: Sequence[Row], error: Exception) -> None:
         for row in rows:
             self.note(failed(row, error, self.out))
 
     def prepare(self) -> None:
-        """Read each data set, see what fits it, and train the experts."""
+        """Load each data set, check the rows that use it, and train the experts."""
         for row in self.missing:
             try:
                 check_numbers(row.experiment)
@@ -110,10 +116,10 @@ class _Running:
         for _, rows in itertools.groupby(
             sorted(self.missing, key=lambda row: row.experiment.data.digest()), lambda row: row.experiment.data
         ):
-            self._prepare(list(rows))
+            self._prepare_dataset(list(rows))
 
-    def _prepare(self, rows: Sequence[Row]) -> None:
-        """The same for rows of one data set, which is forgotten then."""
+    def _prepare_dataset(self, rows: Sequence[Row]) -> None:
+        """Prepare the rows of one data set, which is released afterwards."""
         try:
             dataset = load_data(rows[0].experiment)
         except InputError as error:
@@ -122,18 +128,18 @@ class _Running:
         first = rows[0].experiment
         description = Description.of(dataset, first.ipc)
         tell_where(first, description)
-        self.told(first, description)
-        fitting = list[Row]()
+        self.on_description(first, description)
+        valid_rows = list[Row]()
         for row in rows:
             try:
                 check_experiment(row.experiment, dataset)
-                fitting.append(row)
+                valid_rows.append(row)
             except InputError as error:
                 self.fail([row], error)
-        for group in shared_experts(fitting):
-            self._train(group, dataset)
+        for group in shared_experts(valid_rows):
+            self._train_experts(group, dataset)
 
-    def _train(self, group: Shared, dataset: Dataset) -> None:
+    def _train_experts(self, group: Shared, dataset: Dataset) -> None:
         if not group.trained:
             return
         try:
@@ -142,91 +148,95 @@ class _Running:
             self.fail(group.rows, error)
 
     def run(self) -> None:
-        """The rows that are left."""
-        left = {row.folder: row for row in self.missing}
-        for row in left.values():
+        """Run the missing rows."""
+        remaining = {row.folder: row for row in self.missing}
+        for row in remaining.values():
             RunDir(self.out / row.folder).check_free()
         plan, shared = self._plan(), (self.out, self.loggers)
         gpu = any(settled_device(row.experiment.device) != "cpu" for row in self.rows)
-        with bar("rows", len(self.rows), len(self.rows) - len(left), unit="rows") as progress:
-            while left:
-                jobs = [self._job(row, plan) for row in left.values()]
+        with bar("rows", len(self.rows), len(self.rows) - len(remaining), unit="rows") as progress:
+            while remaining:
+                jobs = [self._job(row, plan) for row in remaining.values()]
                 try:
                     with pool(run_row, shared, plan, Bar("", 0, 0, None), len(jobs), math.inf, gpu) as run:
-                        if (there := used()) is not None:
-                            there.check_shared(self.out)
+                        if (cluster := used()) is not None:
+                            cluster.check_shared(self.out)
                         for job, row in run(jobs):
-                            del left[job.folder]
+                            del remaining[job.folder]
                             self.note(row)
                             progress.step()
                 except LostError as lost:
                     if lost.job is None:
                         raise
-                    self.fail([left.pop(lost.job.folder)], lost)
+                    self.fail([remaining.pop(lost.job.folder)], lost)
                     progress.step()
 
     def _plan(self) -> WorkerPlan:
-        """By the whole plan, whatever of it is left, so that no bit depends on where it was stopped."""
+        """The worker plan for all rows, including finished ones, so that results do not depend on where a sweep was
+        stopped."""
         networks = {row.experiment.model for row in self.rows}
         first = self.rows[0].experiment
-        return plan_workers(len(self.rows), first.workers, _slowest(self.rows), sorted(networks))
+        return plan_workers(len(self.rows), first.workers, _common_device(self.rows), sorted(networks))
 
     @staticmethod
     def _job(row: Row, plan: WorkerPlan) -> Row:
-        """The row as it is run: in one of several processes, its networks one after another."""
+        """The row as it is run. In one of several processes, its networks are trained one after another."""
         if plan.workers == 1:
             return row
         return replace(row, experiment=row.experiment.replace(workers=1))
 
 
-def _slowest(rows: Sequence[Row]) -> Any:
-    """The device of all rows, or one that is none of the CPU's, which one process feeds."""
+def _common_device(rows: Sequence[Row]) -> Any:
+    """The first device of the rows that is not the CPU, because one process feeds it; otherwise the CPU."""
     import torch
 
     names = [settled_device(row.experiment.device) for row in rows]
     return torch.device(next((name for name in names if name != "cpu"), "cpu"))
 
 
-def _tell_changes(known: Mapping[str, SweepRow], rows: Sequence[Row]) -> None:
-    """Say what a sweep that goes on adds to its plan, and what it leaves out."""
-    now = [row.folder for row in rows]
-    added, left = [name for name in now if name not in known], [name for name in known if name not in now]
-    for words, names in (("adds", added), ("leaves out, whose folders stay,", left)):
+def _print_changes(known_rows: Mapping[str, SweepRow], rows: Sequence[Row]) -> None:
+    """Print which rows a resumed sweep adds to its plan, and which ones it leaves out."""
+    current = [row.folder for row in rows]
+    added, removed = (
+        [name for name in current if name not in known_rows],
+        [name for name in known_rows if name not in current],
+    )
+    for verb, names in (("adds", added), ("leaves out, whose folders stay,", removed)):
         if names:
             count = f"{len(names)} row" + "s" * (len(names) > 1)
-            tell(f"The plan {words} {count}: {', '.join(names[:8])}{', …' * (len(names) > 8)}.")
+            tell(f"The plan {verb} {count}: {', '.join(names[:8])}{', …' * (len(names) > 8)}.")
 
 
 def run_row(shared: tuple[Path, tuple[str, ...]], row: Row, progress: Bar) -> SweepRow:
-    """One whole run, as a job of a pool; an error is noted, and not raised."""
+    """Run one row, as a job of a pool. An error is returned as a failed row, not raised."""
     out, loggers = shared
     folder = RunDir(out / row.folder)
     tell(f"{folder.folder}:")
     try:
-        _wait_for(folder)
-        begun = folder.threads(machine()["processor"]) or (None, None)
-        with limited(*begun):
+        _wait_until_free(folder)
+        thread_limits = folder.threads(machine()["processor"]) or (None, None)
+        with limited(*thread_limits):
             return finished(row, run_experiment(row.experiment, folder.folder, loggers))
     except Exception as error:
         return failed(row, error, out)
 
 
-def _wait_for(folder: RunDir) -> None:
-    """Wait for a node that was lost while it wrote to the folder: it counts as gone once it has been silent. Raises
-    InputError where somebody writes on."""
-    end = time.monotonic() + 1.5 * SILENT_S
+def _wait_until_free(folder: RunDir) -> None:
+    """Wait until no process writes to the folder. A node that was lost while writing counts as gone once it has been
+    silent for `SILENT_S` seconds. Raises InputError if a process keeps writing."""
+    deadline = time.monotonic() + 1.5 * SILENT_S
     while True:
         try:
             folder.check_free()
             return
         except InputError:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise
         time.sleep(1.0)
 
 
 def finished(row: Row, scores: Scores) -> SweepRow:
-    """The row with what its networks reach."""
+    """The row with the accuracies of its networks."""
     network, entry = next(iter(scores.architecture.items()))
     values, recipe = entry.final, scores.recipe
     if recipe.reported == "best" and entry.best:
@@ -234,22 +244,23 @@ def finished(row: Row, scores: Scores) -> SweepRow:
     labels = ""
     if scores.subject is not None:
         labels = scores.subject.labels
-    real = {name: each.mean for name, each in scores.baselines.items()}
+    baselines = {name: each.mean for name, each in scores.baselines.items()}
     if scores.taught is not None:
-        real[TAUGHT] = scores.taught.row.mean
-    words = protocol_text(recipe, scores.split, bool(scores.rates))
+        baselines[TAUGHT] = scores.taught.row.mean
+    protocol = protocol_text(recipe, scores.split, bool(scores.rates))
     return row.waiting().replace(
         state="finished",
         labels=labels,
-        protocol=f"{words}, reported: {reported_text(recipe, scores.split)}.",
+        protocol=f"{protocol}, reported: {reported_text(recipe, scores.split)}.",
         network=network,
         accuracies=values,
-        baselines=real,
+        baselines=baselines,
     )
 
 
 def failed(row: Row, error: Exception, out: Path) -> SweepRow:
-    """The row with a sentence; the traceback of an error that no user can mend goes to a file beside its folder."""
+    """The row with its error message. The traceback of an error that a user cannot fix is written to a file in
+    `out`."""
     sentence = str(error)
     if isinstance(error, ValidationError):
         error = refused(error)
@@ -274,16 +285,16 @@ def sweep(
 ) -> Sweep:
     """Run a table of whole runs: every preset by every method, with every combination of settings and every seed.
 
-    Everything lies in `out`: a run folder for each row, sweep.json, the table as text, Markdown and LaTeX, and
-    report.html. The same call goes on where it was stopped.
+    `out` gets a run folder for each row, sweep.json, the table as text, Markdown and LaTeX, and report.html. The same
+    call resumes a stopped sweep.
 
     Args:
         presets: Names of presets.
         out: The folder.
-        methods: Names of methods; none means each preset's own.
-        seeds: Whole runs of each, experts included.
-        settings: Values to try by the dotted names of settings, such as `{"distill.lr_img": [100, 1000]}`.
-        threads: Threads of the CPU that the rows share; on a cluster those of one row.
+        methods: Names of methods. Empty: each preset's own.
+        seeds: Number of whole runs of each, with separate experts.
+        settings: Values to try, by the dotted names of settings, such as `{"distill.lr_img": [100, 1000]}`.
+        threads: CPU threads that the rows share; on a cluster, those of one row.
         cluster: Run the rows on the nodes of this Ray cluster: "auto", or HOST:PORT of its head node.
         allow_mixed: Also use nodes with another engine, instruction set or versions.
 
@@ -291,7 +302,7 @@ def sweep(
         The rows, finished and failed; `Sweep.of("failed")` gives those that failed.
 
     Raises:
-        InputError: For unknown names, values that cannot be, and where no row can be run.
+        InputError: For unknown names, invalid values, and if no row can be run.
     """
     bases = [each if isinstance(each, Experiment) else preset(each) for each in presets]
     rows = table(bases, methods, seeds, settings)

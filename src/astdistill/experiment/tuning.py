@@ -1,4 +1,5 @@
-"""Learning rates searched on held-out training images: short distillations, most of which end early, by Optuna."""
+"""Search for learning rates with Optuna: short distillations, most of which end early, judged on held-out training
+images."""
 
 from __future__ import annotations
 
@@ -40,24 +41,24 @@ from .config import Experiment, check_experiment, load_data, value_of, with_valu
 from .pipeline import obtain_experts
 
 HELD_OUT = 0.2
-"""Of the training images, where `data.validation` does not say how many are held out."""
+"""Fraction of the training images that is held out if `data.validation` is not set."""
 RUNGS = (8, 4, 2, 1)
-"""A trial is judged after these parts of its outer steps."""
+"""A trial is judged after its outer steps divided by each of these numbers."""
 FINALISTS, JUDGES = 3, 5
-"""The best trials that are judged again, and the networks of that."""
+"""Number of best trials that are judged again, and number of networks that judge each of them."""
 MOST_SKIPS = 5
 """Failed outer steps in a row that end a trial."""
 LOWEST_LR, HIGHEST_LR = 1e-6, 1.0
-"""Where η₀ is looked for at first."""
+"""First search range of η₀."""
 SEGMENTS = 4
-"""Outer steps whose losses say what an η₀ is worth, before any is taken."""
+"""Number of draws of the first outer step whose losses rate an η₀; none of these steps is taken."""
 MOVE = 0.03
-"""Of the images' root mean square, how far the first outer step moves them with the lr_img that is tried first."""
+"""Fraction of the images' root mean square by which the first outer step moves them with the first lr_img that is
+tried."""
 BOLD = 0.03
 """The first lr_lr, as a multiple of η₀²."""
 RATIOS = (1e-4, 1.0)
 """lr_lr / η₀²: below, η hardly changes; above, it collapses (docs/rates.md)."""
-"""What can be searched besides rates, by the field of `TrajectoryMatching`."""
 RATIO = "lr_lr / lr_init²"
 JOURNAL = "trials.journal"
 Ranges = dict[str, tuple[float, float]]
@@ -74,7 +75,7 @@ class Search(Record):
 
 
 def load_optuna() -> Any:
-    """Optuna. Raises InputError where it cannot be imported."""
+    """Import Optuna and return it. Raises InputError if it cannot be imported."""
     try:
         optuna = importlib.import_module("optuna")  # by name, because type checkers need not have it installed
         importlib.import_module("optuna.storages.journal")
@@ -95,7 +96,7 @@ def held_out(experiment: Experiment) -> tuple[Experiment, Dataset]:
 
 
 def check_search(experiment: Experiment, search: Search) -> None:
-    """Raise InputError where the method has nothing of what is to be searched."""
+    """Raise InputError if the method does not have the settings that are to be searched."""
     step = experiment.method.step
     if not experiment.method.learn:
         raise InputError(
@@ -114,44 +115,45 @@ def check_search(experiment: Experiment, search: Search) -> None:
 
 
 def widest(experiment: Experiment, search: Search) -> Experiment:
-    """The experiment whose experts suffice for every trial."""
+    """The experiment with the highest values of the search ranges, whose experts suffice for every trial."""
     return with_values(experiment, {name: high for name, (_, high) in _step_ranges(experiment, search).items()})
 
 
 def _step_ranges(experiment: Experiment, search: Search) -> Ranges:
-    """Where T, M and the start epochs are looked for, as far as they are: whatever is drawn, experts have the
-    epochs."""
+    """Search ranges of T, M and the start epochs, for those of them that are searched. Experts have enough epochs for
+    every combination of values."""
     step = experiment.method.step
     if not isinstance(step, TrajectoryMatching) or not search.also:
         return {}
-    whole, most = experiment.method.recipe.epochs, step.expert_epochs
+    recipe_epochs, most_epochs = experiment.method.recipe.epochs, step.expert_epochs
     ranges: Ranges = {}
     if "M" in search.also:
-        longest = min(most + 2, whole + 1 - step.max_start_epoch)
-        most = _first(range(longest, most, -1), most, experiment, "expert_epochs")
-        ranges["method.step.expert_epochs"] = (1, max(1, most))
+        longest = min(most_epochs + 2, recipe_epochs + 1 - step.max_start_epoch)
+        most_epochs = _first_valid(range(longest, most_epochs, -1), most_epochs, experiment, "expert_epochs")
+        ranges["method.step.expert_epochs"] = (1, max(1, most_epochs))
     if "T" in search.also:
         fewest = range(max(1, step.syn_steps // 4), step.syn_steps)
-        least = _first(fewest, step.syn_steps, experiment, "syn_steps", expert_epochs=most)
-        ranges["method.step.syn_steps"] = (least, 4 * step.syn_steps)
+        least_steps = _first_valid(fewest, step.syn_steps, experiment, "syn_steps", expert_epochs=most_epochs)
+        ranges["method.step.syn_steps"] = (least_steps, 4 * step.syn_steps)
     if "start" in search.also:
-        high = min(2 * step.max_start_epoch, whole + 1 - max(1, most))
+        high = min(2 * step.max_start_epoch, recipe_epochs + 1 - max(1, most_epochs))
         lowest = range(max(1, step.max_start_epoch // 4), step.max_start_epoch)
         ranges["method.step.max_start_epoch"] = (
-            _first(lowest, step.max_start_epoch, experiment, "max_start_epoch"),
+            _first_valid(lowest, step.max_start_epoch, experiment, "max_start_epoch"),
             max(1, high),
         )
     return ranges
 
 
-def _first(values: range, otherwise: int, experiment: Experiment, name: str, **numbers: int) -> int:
-    """The first of some values of a number of the outer step that contradicts no other setting."""
+def _first_valid(values: range, default: int, experiment: Experiment, name: str, **numbers: int) -> int:
+    """The first of `values` for the outer-step setting `name` that is consistent with all other settings, or `default`
+    if there is none."""
     method = experiment.method
     for value in values:
         step = method.step.replace(**{**numbers, name: value})
         if _fits(method.replace(step=step), experiment.distill):
             return value
-    return otherwise
+    return default
 
 
 def _fits(method: Method, settings: DistillSettings, epochs: int | None = None) -> bool:
@@ -165,10 +167,11 @@ def _fits(method: Method, settings: DistillSettings, epochs: int | None = None) 
 def tune(
     experiment: Experiment, search: Search, out: Path, dataset: Dataset, told: Callable[[Tuning], object] = lambda t: 0
 ) -> Tuning:
-    """Search the rates of an experiment, whose `dataset` has held-out images; `told` is called after every trial.
+    """Search the learning rates of an experiment, whose `dataset` must have held-out images. `told` is called after
+    every trial.
 
-    Everything lies in `out`, from which the same call goes on; a trial that was killed is run again. Raises InputError
-    for a folder of another search, DivergedError where no trial reached the last outer step.
+    All files are in `out`, from which the same call resumes; a trial that was killed is run again. Raises InputError if
+    `out` holds another search, DivergedError if no trial reached the last outer step.
     """
     optuna = load_optuna()
     check_search(experiment, search)
@@ -186,26 +189,26 @@ def tune(
         networks=experiment.distill.validate_networks,
         finalist_networks=JUDGES,
     )
-    _check_claim(empty, out)
+    _check_same_search(empty, out)
     with RunDir(out).writing():
         empty.save(out)
         experts = None
         if experiment.method.expert is not None:
             experts = obtain_experts(widest_experiment, dataset)
-        # What distils never has the test images: not even by mistake can one of them choose.
-        unseen = replace(dataset, test=dataset.validation)
-        with using(experiment.engine), _unwarned():
-            return _Trials(optuna, experiment, search, out, unseen, experts, empty, told).run()
+        # Distillation gets no test images, so that they cannot influence a choice even by mistake.
+        search_data = replace(dataset, test=dataset.validation)
+        with using(experiment.engine), _ignore_optuna_warnings():
+            return _Trials(optuna, experiment, search, out, search_data, experts, empty, told).run()
 
 
-def _check_claim(wanted: Tuning, out: Path) -> None:
-    """Raise InputError where `out` holds another search, or something else."""
-    known = Tuning.read(out)
-    if known is None:
+def _check_same_search(requested: Tuning, out: Path) -> None:
+    """Raise InputError if `out` holds another search, or other files."""
+    saved = Tuning.read(out)
+    if saved is None:
         if not RunDir(out).empty:
             raise InputError(f"{out} is not empty and holds no search; name a new folder with --out.")
         return
-    before, now = flat(_claim(known)), flat(_claim(wanted))
+    before, now = flat(_search_identity(saved)), flat(_search_identity(requested))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and not name.startswith(FREE):
             raise InputError(
@@ -214,7 +217,7 @@ def _check_claim(wanted: Tuning, out: Path) -> None:
             )
 
 
-def _claim(tuning: Tuning) -> dict[str, Any]:
+def _search_identity(tuning: Tuning) -> dict[str, Any]:
     return {
         **tuning.experiment,
         "steps": tuning.steps,
@@ -223,8 +226,8 @@ def _claim(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-class _Alone:
-    """The lock of a journal that nobody else writes to: `RunDir.writing` holds the whole folder."""
+class _NoLock:
+    """A lock of the journal that does nothing, because `RunDir.writing` locks the whole folder."""
 
     def acquire(self) -> bool:
         return True
@@ -233,16 +236,16 @@ class _Alone:
 
 
 @contextmanager
-def _unwarned():
-    """Optuna warns of parts of it that may change."""
+def _ignore_optuna_warnings():
+    """Suppress Optuna's warnings about features that may change."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="optuna")
         yield
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What every trial is distilled and judged with."""
+class _TrialInputs:
+    """The inputs that all trials share."""
 
     experiment: Experiment
     dataset: Dataset
@@ -252,7 +255,7 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Job:
-    """A trial and the rung that it is to reach; its folder holds how far it is."""
+    """A trial and the outer step that it is to reach. Its folder holds the state of the distillation."""
 
     number: int
     values: Mapping[str, float]
@@ -260,28 +263,33 @@ class _Job:
     steps: int
 
 
-def _to_rung(given: _Given, job: _Job, progress: Bar) -> float | None:
-    """The accuracy of a trial that is distilled up to a rung; None where it diverged, or has values that contradict one
-    another, which the ranges of an earlier version had."""
-    each = with_values(given.experiment, job.values)
-    settings = each.distill.replace(iterations=job.steps, validate_every=0, snapshots=False, max_skips=MOST_SKIPS)
-    words: dict[str, Any] = {"method": each.method, "model": each.model, "ipc": each.ipc, "seed": each.seed}
-    if not _fits(each.method, settings, None if given.experts is None else given.experts.epochs):
+def _distill_to_rung(inputs: _TrialInputs, job: _Job, progress: Bar) -> float | None:
+    """Distil a trial up to a rung and return its accuracy; None if it diverged, or if its values contradict each other,
+    which the ranges of an earlier version allowed."""
+    experiment = with_values(inputs.experiment, job.values)
+    settings = experiment.distill.replace(iterations=job.steps, validate_every=0, snapshots=False, max_skips=MOST_SKIPS)
+    options: dict[str, Any] = {
+        "method": experiment.method,
+        "model": experiment.model,
+        "ipc": experiment.ipc,
+        "seed": experiment.seed,
+    }
+    if not _fits(experiment.method, settings, None if inputs.experts is None else inputs.experts.epochs):
         return None
-    with using(given.engine):
+    with using(inputs.engine):
         try:
-            synthetic = distill(given.dataset, given.experts, settings=settings, out=job.folder, **words)
+            synthetic = distill(inputs.dataset, inputs.experts, settings=settings, out=job.folder, **options)
         except DivergedError:
             return None
-        return validate(synthetic, given.dataset, settings, each.seed)
+        return validate(synthetic, inputs.dataset, settings, experiment.seed)
 
 
 Compute = Callable[[Sequence[_Job]], Iterator[tuple[_Job, float | None]]]
-"""Distils trials up to a rung, side by side; pairs come as they finish."""
+"""Distils trials up to a rung in parallel; yields pairs as they finish."""
 
 
 class _Trials:
-    """The search, from what its folder holds to its end."""
+    """The search, which resumes from the files in its folder."""
 
     def __init__(
         self,
@@ -292,65 +300,66 @@ class _Trials:
         dataset: Dataset,
         experts: TrajectoryStore | None,
         empty: Tuning,
-        told: Callable[[Tuning], object],
+        on_update: Callable[[Tuning], object],
     ) -> None:
         self.optuna, self.experiment, self.search, self.out = optuna, experiment, search, out
-        self.dataset, self.experts, self.empty, self.told = dataset, experts, empty, told
+        self.dataset, self.experts, self.empty, self.on_update = dataset, experts, empty, on_update
         self.rungs = sorted({max(1, search.steps // part) for part in RUNGS})
         self.study = self._study()
         self.states = optuna.trial.TrialState
         if "ranges" not in self.study.user_attrs:
-            self._begin()
+            self._choose_ranges()
         self.ranges: Ranges = {name: tuple(ends) for name, ends in self.study.user_attrs["ranges"].items()}
 
     def _study(self) -> Any:
         optuna, path = self.optuna, self.out / JOURNAL
         if path.exists():
             check_regular(path)
-            whole = path.read_bytes()
-            path.write_bytes(whole[: whole.rfind(b"\n") + 1])  # a line that a kill has cut off
+            content = path.read_bytes()
+            path.write_bytes(content[: content.rfind(b"\n") + 1])  # drops a line that a kill has cut off
         journal = optuna.storages.journal
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=self.rungs[0], reduction_factor=2)
         try:
-            storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=_Alone()))
+            storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=_NoLock()))
             return optuna.create_study(
                 storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
             )
-        except Exception as error:  # Optuna does what the lines say, and raises whatever comes of it
-            why = in_one_line(error)
+        except Exception as error:  # Optuna replays the lines, which can raise any exception
+            reason = in_one_line(error)
             raise InputError(
-                f"{path} is not the journal of a search ({type(error).__name__}: {why}); delete it, and the same "
+                f"{path} is not the journal of a search ({type(error).__name__}: {reason}); delete it, and the same "
                 "command begins anew."
             ) from error
 
-    def _begin(self) -> None:
-        """Decide where to look, and what to try first: the given values, and those that a first look suggests."""
+    def _choose_ranges(self) -> None:
+        """Choose the search ranges and the first trials: the given values, and those that the first outer steps
+        suggest."""
         with phase("looking at the first outer steps"):
-            ranges, middle = first_ranges(self.experiment, self.search, self.dataset, self.experts)
-        given = _asked(self.experiment, ranges)
-        if all(low <= given[name] <= high for name, (low, high) in ranges.items()):
-            self.study.enqueue_trial(given)
+            ranges, suggested = first_ranges(self.experiment, self.search, self.dataset, self.experts)
+        current = _current_values(self.experiment, ranges)
+        if all(low <= current[name] <= high for name, (low, high) in ranges.items()):
+            self.study.enqueue_trial(current)
         else:
             tell("The learning rates that were given lie far from where the first outer steps make progress.")
-        self.study.enqueue_trial(middle)
+        self.study.enqueue_trial(suggested)
         self.study.set_user_attr("ranges", {name: list(ends) for name, ends in ranges.items()})
 
     def run(self) -> Tuning:
-        """Every trial that is missing, and the finalists."""
-        for trial in self.study.get_trials(states=(self.states.RUNNING,)):  # whoever ran it was killed
+        """Run the missing trials and judge the finalists."""
+        for trial in self.study.get_trials(states=(self.states.RUNNING,)):  # its process was killed
             self.study.tell(trial.number, state=self.states.FAIL)
-            kept = {"folder": self._folder(trial).name, "before": trial.intermediate_values}
-            self.study.enqueue_trial(trial.params, user_attrs=kept)
+            attributes = {"folder": self._folder(trial).name, "before": trial.intermediate_values}
+            self.study.enqueue_trial(trial.params, user_attrs=attributes)
         done = len(self._ended())
         with (
             self._pool() as compute,
             bar("tuning", self.search.trials, min(done, self.search.trials), unit="trials") as progress,
         ):
             while (missing := self.search.trials - len(self._ended())) > 0:
-                for _ in self._round(min(missing, self.search.parallel), compute):
+                for _ in self._run_round(min(missing, self.search.parallel), compute):
                     progress.step()
-                    self.told(self._save())
-        self._judge()
+                    self.on_update(self._save())
+        self._judge_finalists()
         tuning = self._save()
         if tuning.winner is None or tuning.winner.last == 0:
             raise DivergedError(
@@ -363,11 +372,11 @@ class _Trials:
     def _pool(self) -> AbstractContextManager[Compute]:
         """The processes, or the nodes of a cluster, that distil the trials of a round."""
         experiment, at_once, device = self.experiment, self.search.parallel, self.dataset.device
-        if (there := used()) is not None:
-            there.check_shared(self.out)
+        if (cluster := used()) is not None:
+            cluster.check_shared(self.out)
         plan = plan_workers(at_once, experiment.workers, device, [experiment.model])
-        given = _Given(experiment, self.dataset, self.experts, chosen())
-        return pool(_to_rung, given, plan, Bar("", 0, 0, None), at_once, math.inf, device.type != "cpu")
+        inputs = _TrialInputs(experiment, self.dataset, self.experts, chosen())
+        return pool(_distill_to_rung, inputs, plan, Bar("", 0, 0, None), at_once, math.inf, device.type != "cpu")
 
     def _ended(self) -> list[Any]:
         return self.study.get_trials(deepcopy=False, states=(self.states.COMPLETE, self.states.PRUNED))
@@ -375,40 +384,43 @@ class _Trials:
     def _folder(self, trial: Any) -> Path:
         return self.out / "trials" / trial.user_attrs.get("folder", f"{trial.number:03d}")
 
-    def _round(self, count: int, compute: Compute) -> Iterator[Any]:
-        """Run so many trials side by side, from rung to rung; yields each when it has ended. Which of them end early
-        is decided when all have reached a rung, so that it does not depend on who is faster."""
-        going = dict(self._drawn() for _ in range(count))
+    def _run_round(self, count: int, compute: Compute) -> Iterator[Any]:
+        """Run `count` trials in parallel, rung by rung; yield each when it has ended. Trials are pruned when all have
+        reached a rung, so that the choice does not depend on their speed."""
+        active = dict(self._draw_trial() for _ in range(count))
         for rung in self.rungs:
             jobs = {
                 number: _Job(number, trial.user_attrs["values"], self._folder(trial), rung)
-                for number, trial in going.items()
+                for number, trial in active.items()
                 if rung not in self._reported(trial)
             }
             accuracies = {job.number: accuracy for job, accuracy in compute(list(jobs.values()))}
             for number in jobs:
                 if accuracies[number] is not None:
-                    going[number].report(accuracies[number], rung)
+                    active[number].report(accuracies[number], rung)
             for number in jobs:
-                if (outcome := self._outcome(going[number], accuracies[number], rung)) is not None:
-                    yield self._end(going.pop(number), outcome)
-        for trial in going.values():  # of which a killed call had reported all rungs
-            yield self._end(trial, "complete")
+                if (outcome := self._outcome(active[number], accuracies[number], rung)) is not None:
+                    yield self._finish(active.pop(number), outcome)
+        for trial in active.values():  # all rungs were reported by a call that was killed
+            yield self._finish(trial, "complete")
 
-    def _drawn(self) -> tuple[int, Any]:
-        """The next trial by its number; one that was killed has what it had reported."""
+    def _draw_trial(self) -> tuple[int, Any]:
+        """Draw the next trial and return its number and the trial. One that was killed keeps the accuracies that it
+        reported."""
         seed = derive(self.experiment.seed, "tune", len(self.study.get_trials(deepcopy=False)))
         self.study.sampler = self.optuna.samplers.TPESampler(
             seed=seed % 2**32, n_startup_trials=8, constant_liar=self.search.parallel > 1
         )
         trial = self.study.ask()
-        trial.set_user_attr("values", self._values({name: self._suggested(trial, name) for name in self.ranges}))
+        trial.set_user_attr(
+            "values", self._rounded_settings({name: self._suggest(trial, name) for name in self.ranges})
+        )
         for step, accuracy in sorted(trial.user_attrs.get("before", {}).items(), key=lambda each: int(each[0])):
             trial.report(accuracy, int(step))
         return trial.number, trial
 
     def _outcome(self, trial: Any, accuracy: float | None, rung: int) -> Outcome | None:
-        """How a trial ends at a rung; None where it goes on."""
+        """Outcome of a trial at a rung; None if it continues."""
         if accuracy is None:
             return "diverged"
         if rung == self.search.steps:
@@ -417,8 +429,8 @@ class _Trials:
             return "pruned"
         return None
 
-    def _end(self, trial: Any, outcome: Outcome) -> Any:
-        """Write down how a trial ended; it is not gone on with."""
+    def _finish(self, trial: Any, outcome: Outcome) -> Any:
+        """Record the outcome of a trial and delete its state, because it is not continued."""
         reported, values = self._reported(trial), trial.user_attrs["values"]
         last = max(reported, default=0)
         if outcome == "pruned":
@@ -429,30 +441,31 @@ class _Trials:
         else:
             self.study.tell(trial, reported[self.search.steps])
         RunDir(self._folder(trial)).state.unlink(missing_ok=True)
-        words = ", ".join(f"{name.rpartition('.')[2]} {value:.3g}" for name, value in values.items())
-        tell(f"trial {trial.number}: {words}: {reported.get(last, 0):.1f} % after {last} steps, {outcome}")
+        settings = ", ".join(f"{name.rpartition('.')[2]} {value:.3g}" for name, value in values.items())
+        tell(f"trial {trial.number}: {settings}: {reported.get(last, 0):.1f} % after {last} steps, {outcome}")
         return trial
 
-    def _suggested(self, trial: Any, name: str) -> float:
+    def _suggest(self, trial: Any, name: str) -> float:
         low, high = self.ranges[name]
         if name.startswith("method.step."):
             return trial.suggest_int(name, int(low), int(high), log=True)
         return trial.suggest_float(name, low, high, log=True)
 
     @staticmethod
-    def _values(drawn: Mapping[str, float]) -> dict[str, float]:
-        """Settings by their dotted names, with three digits, so that flags can say them."""
+    def _rounded_settings(drawn: Mapping[str, float]) -> dict[str, float]:
+        """Settings by their dotted names, rounded to three digits, so that flags can state them."""
         values = {name: value for name, value in drawn.items() if name != RATIO}
         if RATIO in drawn:
             values["distill.lr_lr"] = drawn[RATIO] * drawn["distill.lr_init"] ** 2
         return {name: float(f"{value:.3g}") for name, value in values.items()}
 
     def _reported(self, trial: Any) -> dict[int, float]:
-        """Accuracies by outer steps."""
+        """Reported accuracies of a trial, by outer steps."""
         return dict(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
-    def _judge(self) -> None:
-        """Judge the best trials again, by more and other networks: the best of many noisy numbers is too good."""
+    def _judge_finalists(self) -> None:
+        """Judge the best trials again, with more and other networks, because the best of many noisy accuracies is too
+        high."""
         ended = [trial for trial in self._ended() if trial.state == self.states.COMPLETE and trial.value]
         for trial in sorted(ended, key=lambda trial: trial.value, reverse=True)[:FINALISTS]:
             if f"judged {trial.number}" in self.study.user_attrs:
@@ -463,9 +476,9 @@ class _Trials:
             self.study.set_user_attr(f"judged {trial.number}", judged)
 
     def _save(self) -> Tuning:
-        """Write tuning.json anew."""
+        """Rewrite tuning.json."""
         trials = tuple(self._record(trial) for trial in self._ended())
-        names = list(self._values(dict.fromkeys(self.ranges, 1.0)))
+        names = list(self._rounded_settings(dict.fromkeys(self.ranges, 1.0)))
         ranges = {name: self._range(name) for name in names}
         tuning = self.empty.replace(trials=trials, ranges=ranges)
         if tuning.winner is not None:
@@ -504,12 +517,12 @@ def with_values(experiment: Experiment, values: Mapping[str, float]) -> Experime
 
 
 def whole_counts(values: Mapping[str, float]) -> dict[str, float | int]:
-    """The same, counts as whole numbers."""
+    """The values, with counts as integers."""
     return {name: int(value) if name.startswith("method.step.") else value for name, value in values.items()}
 
 
-def _asked(experiment: Experiment, ranges: Ranges) -> dict[str, float]:
-    """What the experiment itself has, by the names of what is drawn."""
+def _current_values(experiment: Experiment, ranges: Ranges) -> dict[str, float]:
+    """The experiment's own values for the names in `ranges`."""
     settings = experiment.distill
     return {
         name: settings.lr_lr / settings.lr_init**2 if name == RATIO else value_of(experiment, name) for name in ranges
@@ -519,41 +532,41 @@ def _asked(experiment: Experiment, ranges: Ranges) -> dict[str, float]:
 def first_ranges(
     experiment: Experiment, search: Search, dataset: Dataset, experts: TrajectoryStore | None
 ) -> tuple[Ranges, dict[str, float]]:
-    """Where each value is looked for, and the first ones to try.
+    """The search range of each value, and the first values to try.
 
-    η₀: around the one with the least loss before any outer step is taken, for methods that match trajectories. lr_img:
-    around the one whose first outer step moves the images by `MOVE`, for the outer SGD. Both hardly depend on the
-    values given. Elsewhere: around those.
+    η₀, for methods that match trajectories: around the value with the lowest loss before any outer step is taken.
+    lr_img, for the outer SGD: around the value whose first outer step moves the images by `MOVE`. Both hardly depend on
+    the given values. Otherwise the ranges are around the given values.
     """
     settings, method = experiment.distill, experiment.method
-    look = _Look(experiment, dataset, experts)
-    middle: dict[str, float] = {}
+    first_step = _FirstStep(experiment, dataset, experts)
+    suggested: dict[str, float] = {}
     ranges: Ranges = {}
-    lr, reach = settings.lr_init, 100.0
+    lr, factor = settings.lr_init, 100.0
     if isinstance(method.step, TrajectoryMatching):
-        lr, reach = look.best_lr(), 10.0
+        lr, factor = first_step.best_lr(), 10.0
     if experiment.evaluation.recipe.lr is None:
-        middle["distill.lr_init"], ranges["distill.lr_init"] = lr, _around(lr, reach)
+        suggested["distill.lr_init"], ranges["distill.lr_init"] = lr, _around(lr, factor)
         if "lr" in method.learn:
-            middle[RATIO], ranges[RATIO] = BOLD, RATIOS
-    image_lr, reach = settings.lr_img, 1000.0
+            suggested[RATIO], ranges[RATIO] = BOLD, RATIOS
+    image_lr, factor = settings.lr_img, 1000.0
     if settings.outer_optimiser == "sgd":
-        image_lr, reach = look.lr_img(lr), 100.0
-    middle["distill.lr_img"], ranges["distill.lr_img"] = image_lr, _around(image_lr, reach)
+        image_lr, factor = first_step.lr_img(lr), 100.0
+    suggested["distill.lr_img"], ranges["distill.lr_img"] = image_lr, _around(image_lr, factor)
     if "targets" in method.learn and settings.lr_targets:
-        middle["distill.lr_targets"] = settings.lr_targets
+        suggested["distill.lr_targets"] = settings.lr_targets
         ranges["distill.lr_targets"] = _around(settings.lr_targets, 100.0)
     counts = _step_ranges(experiment, search)
-    middle |= {name: value for name, value in _asked(experiment, counts).items()}
-    return ranges | counts, middle
+    suggested |= {name: value for name, value in _current_values(experiment, counts).items()}
+    return ranges | counts, suggested
 
 
-def _around(value: float, reach: float) -> tuple[float, float]:
-    return value / reach, value * reach
+def _around(value: float, factor: float) -> tuple[float, float]:
+    return value / factor, value * factor
 
 
-class _Look:
-    """The first outer step of an experiment, with any η₀, none of which is taken."""
+class _FirstStep:
+    """Evaluates the first outer step of an experiment for any η₀, without taking it."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset, experts: TrajectoryStore | None) -> None:
         self.experiment = experiment
@@ -575,24 +588,25 @@ class _Look:
 
     def steps(self, lr: float) -> list[tuple[float, float]]:
         """Loss and root mean square of the images' gradient, for `SEGMENTS` draws of the first outer step."""
-        sizes, first = [], self.first
+        measured, first = [], self.first
         for draw in range(SEGMENTS):
             settings = self.experiment.distill.replace(lr_init=lr)
-            further = {name: first.learned[name] for name in self.experiment.method.step.rates()}
-            state = DistillState(first.images, first.targets, self.experiment.method, settings, further, first.step)
+            other_rates = {name: first.learned[name] for name in self.experiment.method.step.rates()}
+            state = DistillState(first.images, first.targets, self.experiment.method, settings, other_rates, first.step)
             state.counters.iteration = draw
             gradient, _ = self.run.attempted(state)
-            sizes.append((float(gradient.loss), float(gradient.images.square().mean().sqrt())))
-        return sizes
+            measured.append((float(gradient.loss), float(gradient.images.square().mean().sqrt())))
+        return measured
 
     def best_lr(self) -> float:
-        """The η₀ with the least loss, of whole decades from the given one and of halves around the best of these."""
-        given = self.experiment.distill.lr_init
-        lowest, highest = math.ceil(math.log10(LOWEST_LR / given)), math.floor(math.log10(HIGHEST_LR / given))
-        losses = {power: self._loss(given * 10**power) for power in map(float, range(lowest, highest + 1))}
+        """The η₀ with the lowest loss: whole decades from the given value are compared, then half decades around the
+        best of these."""
+        initial = self.experiment.distill.lr_init
+        lowest, highest = math.ceil(math.log10(LOWEST_LR / initial)), math.floor(math.log10(HIGHEST_LR / initial))
+        losses = {power: self._loss(initial * 10**power) for power in map(float, range(lowest, highest + 1))}
         best = min(losses, key=losses.__getitem__, default=0.0)
-        losses |= {power: self._loss(given * 10**power) for power in (best - 0.5, best + 0.5)}
-        return given * 10 ** min(losses, key=losses.__getitem__)
+        losses |= {power: self._loss(initial * 10**power) for power in (best - 0.5, best + 0.5)}
+        return initial * 10 ** min(losses, key=losses.__getitem__)
 
     def _loss(self, lr: float) -> float:
         loss = statistics.median(loss for loss, _ in self.steps(lr))
@@ -602,7 +616,7 @@ class _Look:
 
     def lr_img(self, lr: float) -> float:
         """The learning rate with which the first outer step moves the images by `MOVE` of their root mean square; the
-        given one where there is no gradient."""
+        given one if there is no gradient."""
         slopes = [slope for _, slope in self.steps(lr) if math.isfinite(slope) and slope > 0]
         if not slopes:
             return self.experiment.distill.lr_img

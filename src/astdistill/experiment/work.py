@@ -1,4 +1,4 @@
-"""Counted work of networks, and how fast this machine does it: multiply-adds, and the seconds of a part of them."""
+"""Counts the multiply-adds of networks, and measures the seconds that this machine needs for a part of them."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ Shape = tuple[int, int, int]
 
 
 class Passes(NamedTuple):
-    """How often the work of a forward pass is done, in layers that read the images and in all others.
+    """How often the work of a forward pass is done, in layers that read the images (`first`) and in all others
+    (`inner`).
 
-    The former push no derivative on to the images unless it is wanted.
+    The former compute no derivative with respect to the images unless it is needed.
     """
 
     first: int
@@ -60,7 +61,7 @@ class Passes(NamedTuple):
 
 
 FORWARD, BACKWARD = Passes(1, 1), Passes(2, 2)
-"""Logits or features; and with them the derivative with respect to the images."""
+"""Logits or features; the same with the derivative with respect to the images."""
 TRAIN = Passes(2, 3)
 """Forward, adjoint of the weights, adjoint of the inputs."""
 PENALISED = Passes(5, 6)
@@ -74,7 +75,7 @@ GRAPH = Passes(6, 9)
 
 
 def training_passes(recipe: ExpertRecipe) -> Passes:
-    """One training step by the recipe, per image."""
+    """Passes of one training step by the recipe, per image."""
     passes = TRAIN
     if recipe.penalty:
         passes = {"image": PENALISED, "pixel": TRAIN.plus(PENALISED)}[recipe.penalty_form]
@@ -84,7 +85,8 @@ def training_passes(recipe: ExpertRecipe) -> Passes:
 
 
 def unroll_passes(estimator: Estimator, steps: int) -> Passes:
-    """The derivative through so many steps of training, per image of a step; a user's estimator counts as exact."""
+    """Passes of the derivative through `steps` training steps, per image of a step; a user's estimator counts as
+    exact."""
     walk = WALK.times(steps)
     match estimator:
         case Backprop():
@@ -97,8 +99,8 @@ def unroll_passes(estimator: Estimator, steps: int) -> Passes:
 
 
 class _Counting:
-    """What `OperationCount` does with each operator. It stands in a class of its own because TorchDispatchMode wraps a
-    `__torch_dispatch__` of its direct subclass in code that imports torch._dynamo, which takes 1.5 s."""
+    """Implements `OperationCount`. It is a separate class because TorchDispatchMode wraps a `__torch_dispatch__` of its
+    direct subclass in code that imports torch._dynamo, which takes 1.5 s."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,15 +108,15 @@ class _Counting:
         self._formulas: dict[Any, Callable[..., int]] = FlopCounterMode(display=False).flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
+        arguments = kwargs or {}
         with self:  # pyright: ignore[reportGeneralTypeIssues]
-            output = func.decompose(*args, **named)
+            output = func.decompose(*args, **arguments)
         if output is not NotImplemented:
             return output
-        output = func(*args, **named)
+        output = func(*args, **arguments)
         formula = self._formulas.get(func._overloadpacket)
         if formula is not None:
-            self.operations += formula(*args, **named, out_val=output)
+            self.operations += formula(*args, **arguments, out_val=output)
         return output
 
 
@@ -129,7 +131,7 @@ def counted_operations(network: nn.Module, images: Tensor) -> int:
             with OperationCount() as counted:
                 network(images)
             return counted.operations
-        except RuntimeError:  # torch.cond and its like, which have dynamo imported anyway
+        except RuntimeError:  # torch.cond and similar operators, which import dynamo anyway
             with FlopCounterMode(display=False) as counter:
                 network(images)
             return counter.get_total_flops()
@@ -137,7 +139,7 @@ def counted_operations(network: nn.Module, images: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Network:
-    """A network by name for images of one shape, and what one image costs in it."""
+    """A network by name for images of one shape, and its cost per image."""
 
     model: str
     shape: Shape
@@ -151,24 +153,24 @@ class Network:
 
     @cached_property
     def parameters(self) -> int:
-        """P."""
+        """The number of parameters P."""
         return sum(part.numel() for part in self.module.parameters())
 
     @cached_property
     def counts(self) -> tuple[int, int, int]:
-        """Multiply-adds of a forward pass in layers that read the image, those in all others, and the numbers that all
-        layers put out."""
+        """Multiply-adds of a forward pass in layers that read the image and in all others, and the number of output
+        values of all layers."""
         images, first, values = torch.zeros(1, *self.shape), 0, 0
 
-        def seen(part: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        def count(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal first, values
             values += output.numel()
-            if isinstance(part, nn.Conv2d | nn.Linear) and given[0].data_ptr() == images.data_ptr():
+            if isinstance(part, nn.Conv2d | nn.Linear) and inputs[0].data_ptr() == images.data_ptr():
                 first += output.numel() * part.weight[0].numel()
 
         network = copy.deepcopy(self.module).eval()
         leaves = [part for part in network.modules() if not list(part.children())]
-        hooks = [part.register_forward_hook(seen) for part in leaves]
+        hooks = [part.register_forward_hook(count) for part in leaves]
         with torch.no_grad():
             network(images)
         for hook in hooks:
@@ -176,13 +178,13 @@ class Network:
         return first, counted_operations(network, images) // 2 - first, values
 
     def multiply_adds(self, passes: Passes) -> int:
-        """Of one image."""
+        """Multiply-adds of one image."""
         first, inner, _ = self.counts
         return passes.first * first + passes.inner * inner
 
     @cached_property
     def engine(self) -> str:
-        """What computes its derivatives on the device: native, compiled, compiled-bfloat16 or eager."""
+        """The engine that computes its derivatives on the device: native, compiled, compiled-bfloat16 or eager."""
         name = chosen()
         if not isinstance(self.module, ConvNet):
             return "eager"
@@ -194,7 +196,7 @@ class Network:
         return engine_name(model, model.flatten(), torch.zeros(1, *self.shape))
 
     def engine_in_words(self) -> str:
-        """The engine and its instruction set; where it is the slow one, why and what to do."""
+        """The engine and its instruction set as text; for the slow engine, also the reason and a remedy."""
         kernels = None
         if torch.device(self.device).type == "cpu":
             kernels = library()
@@ -207,7 +209,7 @@ class Network:
             text = f"eager (torch's own derivatives) on {self.device}"
         if chosen() == "eager":
             return f"{text}, as was asked for; --engine auto takes the fastest that can"
-        if kernels is None:  # `library` has said why
+        if kernels is None:  # `library` has reported the reason
             return text
         return (
             f"{text}: the faster native one knows instance-norm ConvNets alone, of widths that are multiples of 16 and "
@@ -215,15 +217,15 @@ class Network:
         )
 
     def held(self, images: int, graph: float) -> int:
-        """Bytes of a pass of so many images: a graph keeps `graph` times what the layers put out; kernels of our own
-        have buffers for a part of a large batch."""
+        """Memory in bytes of a pass over `images` images. A graph keeps `graph` times the outputs of the layers; the
+        native kernels have buffers for a part of a large batch."""
         values = self.counts[2]
         if self.engine == "native":
             return round(4 * NATIVE_BUFFERS * min(images * values, max(values, NATIVE_VALUES)))
         return self.graph(images, graph)
 
     def graph(self, images: int, graph: float) -> int:
-        """Bytes of torch's own graph for so many images, and two copies of the parameters."""
+        """Memory in bytes of torch's own graph for `images` images, and of two copies of the parameters."""
         return round(4 * graph * images * self.counts[2]) + 8 * self.parameters
 
 
@@ -231,15 +233,15 @@ NATIVE_BUFFERS = 2.0
 """Copies of a part's values and their adjoints that the native engine holds: 1.5 to 2.0 in ConvNets of widths 32 and
 128 at 32 and 128 px."""
 NATIVE_VALUES = 4.3 * VALUES
-"""What the layers of a ConvNet put out for one part: convolution, norm, ReLU and pooling of each of its blocks."""
+"""Output values of the layers of a ConvNet for one part: convolution, norm, ReLU and pooling of each of its blocks."""
 GRADIENT_GRAPH, SECOND_GRAPH = 0.8, 1.4
-"""What torch keeps for a gradient, and for the derivative of one, over what the layers put out: 0.73 and 1.35 in
-ConvNets, by hooks on saved tensors."""
+"""Values that torch keeps for a gradient, and for the derivative of a gradient, relative to the outputs of the layers:
+0.73 and 1.35 in ConvNets, by hooks on saved tensors."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds, and the seconds that they take; not a number where nothing was measured."""
+    """Multiply-adds and the seconds that they take (NaN if nothing was measured)."""
 
     work: float = 0.0
     seconds: float = 0.0
@@ -252,25 +254,26 @@ class Cost:
 
 
 SAMPLES = {"native": 1e9, "eager": 4e9, "compiled": 1e11, "compiled-bfloat16": 1e11}
-"""Multiply-adds of the forward pass in a measured part of a step: enough to fill an engine's parts, or a card."""
+"""Multiply-adds of the forward pass in a measured part of a step: enough to occupy all parts of an engine, or a GPU."""
 MOST_IMAGES = 1024
-"""The most images of a measured part: those of a narrow network take longer than their multiply-adds say."""
+"""Maximum number of images in a measured part: those of a narrow network take longer than their multiply-adds
+suggest."""
 ENOUGH_S = 0.1
-"""A part is repeated until it has taken so long: other augmentations are drawn each time."""
+"""Minimum seconds for which a part is repeated, because each repetition draws other augmentations."""
 LONGER_S = 0.25
-"""The same beside other work: some sixty slices of a scheduler."""
+"""The same if other programs are running: about sixty time slices of a scheduler."""
 OWN_SHARE = 0.8
-"""Below this share of the time in which the measuring thread computed, others had the processor."""
+"""Other programs were running if the measuring thread computed for less than this share of the time."""
 
 
 @dataclass
 class Speed:
-    """Multiply-adds a second of each kind of step on this machine now, measured when a kind is first asked for."""
+    """Multiply-adds per second of each kind of step on this machine, measured when a kind is first needed."""
 
     device: str
     rates: dict[Hashable, float] = field(default_factory=dict)
     load: float = field(default_factory=load)
-    """Processes that wanted a core, as a mean over the minute before."""
+    """Number of processes that needed a core, as a mean over the last minute."""
     wall_s: float = 0.0
     own_s: float = 0.0
 
@@ -278,58 +281,58 @@ class Speed:
         self.device = settled_device(self.device)
 
     def seconds(self, kind: Hashable, work: float, part: float, make: Callable[[], Callable[[], None]]) -> float:
-        """Seconds for `work`, at the rate of the step that `make` gives, which does `part` of it."""
+        """Seconds for `work`, at the rate of the step that `make` returns, which does `part` of it."""
         kind = kind, torch.get_num_threads()
         if kind not in self.rates:
             self.rates[kind] = part / self._measured(make())
         return work / self.rates[kind]
 
     def _measured(self, step: Callable[[], None]) -> float:
-        """Seconds of a step by the clock: beside other work, what it takes with the share of the cores that is left.
-        There it is repeated for longer, since shares come in slices."""
-        step()  # buffers, a library or a graph that is compiled
-        self._wait()
-        began, own_before, runs, taken, own = time.perf_counter(), time.thread_time(), 0, 0.0, 0.0
-        while taken < ENOUGH_S or (taken < LONGER_S and not self._on_card and own < OWN_SHARE * taken):
+        """Wall-clock seconds of a step. If other programs are running, they include the wait for cores, and the step is
+        repeated for longer, because the scheduler assigns cores in time slices."""
+        step()  # allocates buffers, compiles a library or a graph
+        self._synchronize()
+        start, cpu_before, runs, elapsed, cpu_s = time.perf_counter(), time.thread_time(), 0, 0.0, 0.0
+        while elapsed < ENOUGH_S or (elapsed < LONGER_S and not self._on_gpu and cpu_s < OWN_SHARE * elapsed):
             step()
-            self._wait()
-            runs, taken = runs + 1, time.perf_counter() - began
-            own = time.thread_time() - own_before
-        self.wall_s, self.own_s = self.wall_s + taken, self.own_s + own
-        return taken / runs
+            self._synchronize()
+            runs, elapsed = runs + 1, time.perf_counter() - start
+            cpu_s = time.thread_time() - cpu_before
+        self.wall_s, self.own_s = self.wall_s + elapsed, self.own_s + cpu_s
+        return elapsed / runs
 
     def crowding(self, workers: int, threads: int) -> float:
-        """How much longer each of so many workers takes than one alone, which was measured, since they share the cores
-        with each other and with what else runs."""
-        if self._on_card:
+        """Slowdown of each of `workers` workers compared with one alone, which was measured, because they share the
+        cores with each other and with other programs."""
+        if self._on_gpu:
             return 1.0
-        there, others = cores(), self._others()
-        return fair_share(threads, others, there) * workers / fair_share(workers * threads, others, there)
+        available, others = cores(), self._other_processes()
+        return fair_share(threads, others, available) * workers / fair_share(workers * threads, others, available)
 
-    def _others(self) -> float:
-        """Processes beside this one that want a core: as many as cores were busy, or more where the measuring thread
-        had less than a core of its own."""
-        beside = Started.neighbours
-        busy = beside.room.busy if beside is not None and beside.room is not None else 0.0
+    def _other_processes(self) -> float:
+        """Number of other processes that need a core: the number of busy cores, or more if the measuring thread got
+        less than a whole core."""
+        neighbours = Started.neighbours
+        busy = neighbours.room.busy if neighbours is not None and neighbours.room is not None else 0.0
         return max(busy, cores() / max(self.share, 0.01) - 1 if self.share < OWN_SHARE else 0.0)
 
     @property
-    def _on_card(self) -> bool:
+    def _on_gpu(self) -> bool:
         return torch.device(self.device).type == "cuda"
 
-    def _wait(self) -> None:
-        if self._on_card:
+    def _synchronize(self) -> None:
+        if self._on_gpu:
             torch.cuda.synchronize(self.device)
 
     @property
     def share(self) -> float:
-        """The measuring thread's processor time over time; 1 where a card computes, or nothing was measured."""
-        if self._on_card or not self.wall_s:
+        """Processor time of the measuring thread divided by wall-clock time; 1 on a GPU, or if nothing was measured."""
+        if self._on_gpu or not self.wall_s:
             return 1.0
         return min(1.0, self.own_s / self.wall_s)
 
     def disturbed(self) -> str:
-        """One sentence about other work beside the measuring, or ''."""
+        """A sentence about other programs that ran during the measurement, or ''."""
         if self.share >= OWN_SHARE and not crowded(self.load):
             return ""
         return (
@@ -339,78 +342,80 @@ class Speed:
 
 
 def fair_share(threads: int, others: float, available: int) -> float:
-    """Cores that so many threads get beside so many other processes that want one, where all are treated alike."""
+    """Cores that `threads` threads get if `others` other processes need one each, and all have the same priority."""
     return min(threads, available * threads / (threads + others), available)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What single steps of networks cost; seconds are not a number without a `speed`."""
+    """Costs of single steps of networks; seconds are NaN without a `speed`."""
 
     device: str
     speed: Speed | None = None
     networks: dict[Hashable, Network] = field(default_factory=dict)
-    """Those that were asked for, so that each is built and counted once."""
+    """Networks that were requested, so that each is built and counted once."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", settled_device(self.device))
 
     def network(self, model: str, shape: Shape, classes: int) -> Network:
-        """The network of that name, for the engine that is now chosen."""
-        wanted = Network(model, shape, classes, self.device)
-        return self.networks.setdefault((chosen(), wanted), wanted)
+        """The network called `model`, for the current engine."""
+        requested = Network(model, shape, classes, self.device)
+        return self.networks.setdefault((chosen(), requested), requested)
 
     def training(self, network: Network, recipe: ExpertRecipe, images: float, batch: int) -> Cost:
-        """Training on so many images in all, in batches; augmentation and the optimiser's step are timed with it.
+        """Cost of training on `images` images in total, in batches, with augmentation and the optimiser's step.
 
-        Sharpness-aware minimisation is counted as the two steps that it is, and one of them is timed.
+        Sharpness-aware minimisation is counted as two steps, one of which is timed.
         """
-        sample, each = self._sample(network, batch), network.multiply_adds(training_passes(recipe))
+        sample, per_image = self._sample(network, batch), network.multiply_adds(training_passes(recipe))
         form = recipe.penalty_form if recipe.penalty else ""
         kind = "training", network.model, network.shape, network.engine, form, recipe.augmentation, sample
-        once = recipe.replace(sam_rho=0.0)
-        part = sample * network.multiply_adds(training_passes(once))
-        return self._cost(kind, images * each, part, lambda: _training(network, once, sample))
+        single_step = recipe.replace(sam_rho=0.0)
+        part = sample * network.multiply_adds(training_passes(single_step))
+        return self._cost(kind, images * per_image, part, lambda: _training(network, single_step, sample))
 
     def forward(self, network: Network, images: float, batch: int | None = None) -> Cost:
-        """The logits of so many images, as they are tested, or a `batch` at a time."""
-        sample, each = self._sample(network, batch or math.ceil(images)), network.multiply_adds(FORWARD)
+        """Cost of the logits of `images` images, all at once as in a test, or in batches."""
+        sample, per_image = self._sample(network, batch or math.ceil(images)), network.multiply_adds(FORWARD)
         kind = "logits", network.model, network.shape, network.engine, sample
-        return self._cost(kind, images * each, sample * each, lambda: _logits(network, sample))
+        return self._cost(kind, images * per_image, sample * per_image, lambda: _logits(network, sample))
 
     def unroll(self, network: Network, method: Method, strategy: str, done: StepWork) -> Cost:
-        """The derivative through the steps of training of one outer step."""
+        """Cost of the derivative through the training steps of one outer step."""
         batch, steps = done.batch, done.training_steps
         sample = self._sample(network, batch)
-        few = max(1, min(steps, self._sample(network, sample * steps) // sample))
-        work, part = (network.multiply_adds(unroll_passes(method.estimator, count)) for count in (steps, few))
-        inner = network.engine, method.estimator.digest(), type(done.optimiser), strategy, sample, few
+        timed_steps = max(1, min(steps, self._sample(network, sample * steps) // sample))
+        work, part = (network.multiply_adds(unroll_passes(method.estimator, count)) for count in (steps, timed_steps))
+        inner = network.engine, method.estimator.digest(), type(done.optimiser), strategy, sample, timed_steps
         kind = "unroll", network.model, network.shape, inner
-        make = partial(_unroll, network, method, strategy, sample, few, done.optimiser)
+        make = partial(_unroll, network, method, strategy, sample, timed_steps, done.optimiser)
         return self._cost(kind, batch * work, sample * part, make)
 
     def features(self, network: Network, images: float, done: StepWork, derivative: bool) -> Cost:
-        """Features of so many images, or these and their derivative with respect to the images, in the groups of an
-        outer step: torch takes twice as long for an image of 500 as of 50."""
-        each = network.multiply_adds(BACKWARD if derivative else FORWARD)
+        """Cost of the features of `images` images, or of these and their derivative with respect to the images, in the
+        groups of an outer step: torch takes twice as long per image for 500 images as for 50."""
+        per_image = network.multiply_adds(BACKWARD if derivative else FORWARD)
         sample = self._sample(network, math.ceil(images / done.groups))
         kind = "features", network.model, network.shape, network.engine, derivative, sample
         make = partial(_features, network, sample, derivative)
-        return self._cost(kind, images * each, sample * each, make)
+        return self._cost(kind, images * per_image, sample * per_image, make)
 
     def class_losses(self, network: Network, done: StepWork, classes: int) -> Cost:
-        """The losses of all classes on their features, with the derivative, in which no multiply-adds are counted; on
+        """Cost of the losses of all classes on their features, with the derivative. No multiply-adds are counted; of
         more than `MOST_REAL` real images, a part is timed."""
         if done.class_loss is None:
             return Cost()
-        real, own = (max(1, math.ceil(count / classes)) for count in (done.forward, done.augmented - done.forward))
-        few = min(real, MOST_REAL)
-        kind = "class loss", network.model, network.shape, self.device, few, own
-        make = partial(_class_loss, network, done.class_loss, few, own)
-        return Cost(0.0, self._cost(kind, classes * (real + own), few + own, make).seconds)
+        real, synthetic = (
+            max(1, math.ceil(count / classes)) for count in (done.forward, done.augmented - done.forward)
+        )
+        timed = min(real, MOST_REAL)
+        kind = "class loss", network.model, network.shape, self.device, timed, synthetic
+        make = partial(_class_loss, network, done.class_loss, timed, synthetic)
+        return Cost(0.0, self._cost(kind, classes * (real + synthetic), timed + synthetic, make).seconds)
 
     def augmentation(self, network: Network, strategy: str, images: float) -> Cost:
-        """Augmentation of so many images, in which no multiply-adds are counted."""
+        """Cost of augmenting `images` images. No multiply-adds are counted."""
         if not strategy or not images:
             return Cost()
         sample = max(1, min(math.ceil(images), AUGMENTED))
@@ -418,8 +423,8 @@ class Costs:
         return Cost(0.0, self._cost(kind, images, sample, lambda: _augmentation(network, strategy, sample)).seconds)
 
     def bookkeeping(self, network: Network, method: Method, settings: DistillSettings, images: int) -> Cost:
-        """What an outer step on so many images does once it has their derivative, in which no multiply-adds are
-        counted; a part of many images is timed."""
+        """Cost of everything else in an outer step on `images` images, once it has their derivative. No multiply-adds
+        are counted; of many images, a part is timed."""
         values = math.prod(settings.texture.extent(network.shape))
         sample = max(1, min(images, MOST_VALUES // values))
         kind = "bookkeeping", network.shape, settings.digest(), sample
@@ -435,13 +440,13 @@ class Costs:
 
     def _sample(self, network: Network, images: int) -> int:
         """Images of the measured part: as many of these as `SAMPLES` and `MOST_IMAGES` allow."""
-        each = max(1, network.multiply_adds(FORWARD))
-        return max(1, min(images, MOST_IMAGES, round(SAMPLES[network.engine] / each)))
+        per_image = max(1, network.multiply_adds(FORWARD))
+        return max(1, min(images, MOST_IMAGES, round(SAMPLES[network.engine] / per_image)))
 
 
 AUGMENTED, MOST_REAL = 256, 128
 MOST_VALUES = 2**21
-"""Of the images whose bookkeeping is timed: 8 MB."""
+"""Maximum number of values in the images whose bookkeeping is timed: 8 MB."""
 
 
 def _random(network: Network, count: int) -> tuple[Tensor, Tensor]:
@@ -453,24 +458,24 @@ def _random(network: Network, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _training(network: Network, recipe: ExpertRecipe, count: int) -> Callable[[], None]:
-    """One batch by the loop that trains experts, so that what it does beside the gradient is timed too: that is most
-    of the time of a small one."""
+    """A step that trains on one batch with the training loop of experts, so that its overhead is timed too: it is most
+    of the time of a small batch."""
     recipe = recipe.replace(lr=1e-6, batch=count)
     images, targets = _random(network, count)
     split, trainee = Split(images, targets.argmax(1)), Trainee(copy.deepcopy(network.module).to(network.device))
     optimiser = make_optimiser(trainee, recipe, 0)
-    return lambda: _dropped(train_epoch(trainee, optimiser, split, network.classes, recipe, 0, 0))
+    return lambda: _discard(train_epoch(trainee, optimiser, split, network.classes, recipe, 0, 0))
 
 
 def _bookkeeping(network: Network, method: Method, settings: DistillSettings, count: int) -> Callable[[], None]:
-    """What an outer step on so many images does once it has their derivative."""
+    """A step that does everything else in an outer step on `count` images, once it has their derivative."""
     _, targets = _random(network, count)
     images = torch.randn(count, *settings.texture.extent(network.shape), device=network.device)
     state = DistillState(images, targets, method.replace(learn=("images",)), settings)
-    slope = MetaGradient(images.new_zeros(()), images=torch.zeros_like(images))
+    gradient = MetaGradient(images.new_zeros(()), images=torch.zeros_like(images))
 
     def step() -> None:
-        read(state.attempt(slope))
+        read(state.attempt(gradient))
         state.keep()
 
     return step
@@ -511,46 +516,50 @@ def _features(network: Network, count: int, derivative: bool) -> Callable[[], No
 
     def step() -> None:
         with torch.set_grad_enabled(derivative):
-            seen = images.detach().requires_grad_(derivative)
-            features = features_of(theta, seen)
+            inputs = images.detach().requires_grad_(derivative)
+            features = features_of(theta, inputs)
         if derivative:
-            torch.autograd.grad(features.square().sum(), seen)
+            torch.autograd.grad(features.square().sum(), inputs)
 
     return step
 
 
-def _class_loss(network: Network, loss: Callable[[Tensor, Tensor], Tensor], real: int, own: int) -> Callable[[], None]:
+def _class_loss(
+    network: Network, loss: Callable[[Tensor, Tensor], Tensor], real: int, synthetic: int
+) -> Callable[[], None]:
     model = FlatModel(network.module)
     with torch.no_grad():
         width = model.features(model.flatten(), torch.zeros(1, *network.shape)).shape[1]
     generator = rng(0, "speed")
-    given, moved = (torch.randn(count, width, generator=generator).to(network.device) for count in (real, own))
+    real_features, synthetic_features = (
+        torch.randn(count, width, generator=generator).to(network.device) for count in (real, synthetic)
+    )
 
     def step() -> None:
-        torch.autograd.grad(loss(given, moved.requires_grad_()), moved)
+        torch.autograd.grad(loss(real_features, synthetic_features.requires_grad_()), synthetic_features)
 
     return step
 
 
 def _augmentation(network: Network, strategy: str, count: int) -> Callable[[], None]:
     (images, _), generator = _random(network, count), rng(0, "speed")
-    return lambda: _dropped(apply(images, draw(strategy, count, network.shape, generator).to(network.device)))
+    return lambda: _discard(apply(images, draw(strategy, count, network.shape, generator).to(network.device)))
 
 
-def _dropped(result: object) -> None:
-    """Nothing is done with a result."""
+def _discard(result: object) -> None:
+    """Ignore a result."""
 
 
 def where_text(device: str, shape: Shape, classes: int, model: str) -> str:
-    """Device, engine and threads in one line, with what `device` auto was decided by, and with what to do where the
+    """Device, engine and threads in one line, with the reason for the choice of `device` auto, and with a remedy if the
     engine is the slow one."""
-    there = settled_device(device)
-    text = f"Device: {there}, engine: {Network(model, shape, classes, there).engine_in_words()}"
-    if device == there:
+    resolved = settled_device(device)
+    text = f"Device: {resolved}, engine: {Network(model, shape, classes, resolved).engine_in_words()}"
+    if device == resolved:
         return text
-    if there == "cpu" and torch.backends.mps.is_available():
+    if resolved == "cpu" and torch.backends.mps.is_available():
         return f"{text} (no usable CUDA GPU; mps is there, but is not tested and never chosen)"
-    return f"{text} ({AUTO_WORDS[there]})"
+    return f"{text} ({AUTO_WORDS[resolved]})"
 
 
 AUTO_WORDS = {"cpu": "no usable CUDA GPU", "cuda": "--device cpu for the CPU"}

@@ -1,4 +1,4 @@
-"""A store whose experts are objects in the cloud: trained in a folder of this machine, put whole, read by range."""
+"""A store whose experts are objects in cloud storage: trained in a local folder, uploaded whole, read by byte range."""
 
 from __future__ import annotations
 
@@ -33,51 +33,52 @@ from ..runtime.shapes import Rows
 from .partial import ENDING, MEND, PartialTrajectory, folders, published_rows, state_epochs, stored_rows
 
 SAVE_S = 180.0
-"""Seconds of training between two objects of a half-trained expert."""
+"""Seconds of training between two uploads of the state of a half-trained expert."""
 FRESH_S = 1.0
-"""Seconds for which a list of the objects counts as new where other processes may have put some."""
+"""Seconds for which a listing of the objects counts as current while other processes may upload some."""
 HEADER = 64 * 1024
-"""Bytes that are read of an object for its header, in one request; one of 500 epochs has 60,000."""
+"""Bytes that are read for the header of an object, in one request; the header for 500 epochs has 60,000."""
 MOST_HEADER = 100_000_000
-"""Bytes of a header, as safetensors allows."""
+"""Largest size of a header in bytes, as safetensors allows."""
 TYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 EXPERT = re.compile(r"(?P<expert>[0-9]{3,})(-(?P<epochs>[0-9]{4,}))?\.safetensors")
-"""The object of an expert that has every epoch of its recipe, or as many as the name says."""
+"""Name of the object of an expert, which has every epoch of its recipe, or as many as the name states."""
 STATE = re.compile(r"(?P<expert>[0-9]{3,})\.partial/(?P<epochs>[0-9]{4,})\.safetensors")
-"""What an expert is trained on from: the optimiser's state after so many epochs, and the rows up to there."""
+"""Name of the object from which training resumes: the optimiser's state after that many epochs, and the rows up to
+there."""
 ROWS = "rows"
 
 
 def scratch_of(folder: Path) -> Path:
-    """Where files are written that belong to a store, or to a folder of stores: there, or for an address a folder of
-    this machine's cache."""
+    """The folder for local files that belong to a store, or to a folder of stores: that folder itself, or for an
+    address a folder in this machine's cache."""
     if not isinstance(folder, Url):
         return folder
     return cache_folder() / "stores" / f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
 
 
 class CloudFiles:
-    """The files of the store at an address; see `LocalFiles`, whose methods these are.
+    """The files of the store at an address, with the methods of `LocalFiles`.
 
-    No object is ever put over another. A list of the objects is kept: experts that others add later are not seen by
-    those who only read. What is being written lies in `scratch`.
+    No object is ever overwritten. The listing of the objects is cached: processes that only read do not see experts
+    that are added later. Files that are being written are in `scratch`.
     """
 
     def __init__(self, folder: Url) -> None:
         self.folder, self.scratch = folder, scratch_of(folder)
         self.objects = Objects(folder)
-        self._sizes: dict[str, int] = {}
-        self._listed = -math.inf
+        self._listing: dict[str, int] = {}
+        self._listing_time = -math.inf
         self._tensors: dict[str, RemoteTensors] = {}
-        self._saved: dict[int, tuple[float, int]] = {}
-        """By expert, when its state was put last, and after how many epochs."""
+        self._last_upload: dict[int, tuple[float, int]] = {}
+        """By expert: the time of the last upload of its state, and the number of epochs in it."""
         self._ahead = ReadAhead()
 
     def __reduce__(self) -> tuple[type[CloudFiles], tuple[Url]]:
         return CloudFiles, (self.folder,)
 
     def described(self, *names: str) -> bool:
-        listed = self._names(FRESH_S)
+        listed = self._object_sizes(FRESH_S)
         return all(name in listed for name in names)
 
     def describe(self, names: Iterable[str], write: Callable[[Path], None]) -> None:
@@ -89,43 +90,47 @@ class CloudFiles:
 
     def stores(self, name: str) -> list[Path]:
         listed = self.objects.sizes()
-        holding = {each.rpartition("/")[0] for each in listed if each.endswith(f"/{name}")}
-        return [self.folder / each for each in sorted(holding) if "/" not in each]
+        folders_of_stores = {each.rpartition("/")[0] for each in listed if each.endswith(f"/{name}")}
+        return [self.folder / each for each in sorted(folders_of_stores) if "/" not in each]
 
     def file(self, name: str) -> AbstractContextManager[Path]:
         return self.objects.brought(name)
 
     def numbers(self) -> list[int]:
-        return sorted({int(each["expert"]) for name in self._names() if (each := EXPERT.fullmatch(name))})
+        return sorted({int(each["expert"]) for name in self._object_sizes() if (each := EXPERT.fullmatch(name))})
 
     def has(self, expert: int) -> bool:
-        return any(int(each["expert"]) == expert for name in self._names(FRESH_S) if (each := EXPERT.fullmatch(name)))
+        return any(
+            int(each["expert"]) == expert for name in self._object_sizes(FRESH_S) if (each := EXPERT.fullmatch(name))
+        )
 
     def path(self, expert: int) -> Path:
-        return self.folder / self._name(expert)
+        return self.folder / self._object_name(expert)
 
     def opened(self, expert: int) -> RemoteTensors:
-        return self._open(self._name(expert))
+        return self._open_object(self._object_name(expert))
 
-    def _names(self, age: float = math.inf) -> Mapping[str, int]:
-        """The objects with their bytes, by a list that is at most `age` seconds old."""
-        if time.monotonic() - self._listed >= age:
-            self._sizes, self._listed = self.objects.sizes(), time.monotonic()
-        return self._sizes
+    def _object_sizes(self, max_age: float = math.inf) -> Mapping[str, int]:
+        """Sizes of the objects in bytes, by name, from a listing that is at most `max_age` seconds old."""
+        if time.monotonic() - self._listing_time >= max_age:
+            self._listing, self._listing_time = self.objects.sizes(), time.monotonic()
+        return self._listing
 
-    def _name(self, expert: int) -> str:
-        """The name of the object that holds the most epochs of an expert."""
+    def _object_name(self, expert: int) -> str:
+        """Name of the object that has the most epochs of an expert."""
         plain = f"{expert:03d}.safetensors"
-        known = [each for name in self._names() if (each := EXPERT.fullmatch(name)) and int(each["expert"]) == expert]
-        if len(known) < 2:
-            return next((each[0] for each in known), plain)
-        return max(known, key=lambda each: int(each["epochs"] or self._epochs(each[0])))[0]
+        matches = [
+            each for name in self._object_sizes() if (each := EXPERT.fullmatch(name)) and int(each["expert"]) == expert
+        ]
+        if len(matches) < 2:
+            return next((each[0] for each in matches), plain)
+        return max(matches, key=lambda each: int(each["epochs"] or self._epochs_in_object(each[0])))[0]
 
-    def _epochs(self, name: str) -> int:
-        """How many epochs an object of an expert holds."""
-        return self._open(name).get_slice(ROWS).get_shape()[0] - 1
+    def _epochs_in_object(self, name: str) -> int:
+        """Number of epochs in an object of an expert."""
+        return self._open_object(name).get_slice(ROWS).get_shape()[0] - 1
 
-    def _open(self, name: str) -> RemoteTensors:
+    def _open_object(self, name: str) -> RemoteTensors:
         if name not in self._tensors:
             path = self.folder / name
 
@@ -136,21 +141,21 @@ class CloudFiles:
         return self._tensors[name]
 
     def _put(self, name: str, data: bytes) -> bool:
-        done = self.objects.put(name, data)
-        self._sizes[name] = len(data)
-        return done
+        created = self.objects.put(name, data)
+        self._listing[name] = len(data)
+        return created
 
     def _remove(self, names: Iterable[str]) -> None:
-        """Remove objects that are of no more use; without the right to, they stay."""
+        """Remove objects that are no longer needed; without permission they stay."""
         for name in list(names):
             with suppress(InputError):
                 self.objects.remove(name)
-            self._sizes.pop(name, None)
+            self._listing.pop(name, None)
 
     def _states(self, expert: int) -> dict[int, str]:
-        """The saved states of an expert, by the epochs after which they were."""
-        each = [state for name in self._names(FRESH_S) if (state := STATE.fullmatch(name))]
-        return {int(state["epochs"]): state[0] for state in each if int(state["expert"]) == expert}
+        """Names of the saved states of an expert, by number of epochs."""
+        matches = [state for name in self._object_sizes(FRESH_S) if (state := STATE.fullmatch(name))]
+        return {int(state["epochs"]): state[0] for state in matches if int(state["expert"]) == expert}
 
     def read_ahead(self, draw: Callable[[], object]) -> None:
         self._ahead.begin(draw)
@@ -159,31 +164,31 @@ class CloudFiles:
         Objects(self.folder.parent).check_writable()
 
     def fetch(self, expert: int, whole: int) -> None:
-        self._saved[expert] = time.monotonic(), 0
-        if (file := self._file(expert)).exists():
-            self._leftover(expert, file, whole)
+        self._last_upload[expert] = time.monotonic(), 0
+        if (file := self._local_file(expert)).exists():
+            self._upload_leftover(expert, file, whole)
         try:
             self._fetch_state(expert)
-        except GoneError:  # another process has put a later one meanwhile, and removed this
-            self._listed = -math.inf
+        except GoneError:  # another process has uploaded a later state and removed this one
+            self._listing_time = -math.inf
             self._fetch_state(expert)
 
-    def _file(self, expert: int) -> Path:
+    def _local_file(self, expert: int) -> Path:
         return self.scratch / f"{expert:03d}.safetensors"
 
-    def _free(self, expert: int) -> Path:
+    def _local_folder(self, expert: int) -> Path:
         return self.scratch / f"{expert:03d}{ENDING}"
 
-    def _leftover(self, expert: int, file: Path, whole: int) -> None:
-        """Put a trajectory that a call had not yet put when it was stopped."""
-        if not self.has(expert) or self._epochs(self._name(expert)) < published_rows(file) - 1:
-            self.publish(expert, whole, self._free(expert))
+    def _upload_leftover(self, expert: int, file: Path, whole: int) -> None:
+        """Upload a trajectory that an earlier call had not uploaded yet when it was stopped."""
+        if not self.has(expert) or self._epochs_in_object(self._object_name(expert)) < published_rows(file) - 1:
+            self.publish(expert, whole, self._local_folder(expert))
         else:
             file.unlink()
 
     def _fetch_state(self, expert: int) -> None:
-        """Make a folder of a half-trained expert from its latest state, as `PartialTrajectory` leaves one, unless one
-        that is as far is there. A state without rows has them in the object of the expert."""
+        """Create the folder of a half-trained expert from its latest state, as `PartialTrajectory` leaves it, unless a
+        local folder has as many epochs. If a state has no rows, they are in the object of the expert."""
         states = self._states(expert)
         best = max(states, default=0)
         if best <= max(map(state_epochs, folders(self.scratch, expert)), default=0):
@@ -191,15 +196,15 @@ class CloudFiles:
         with self.objects.brought(states[best]) as state:
             tensors, header = load_tensors(state, mend=MEND)
         rows = tensors.pop(ROWS, None)
-        folder = beside(self._free(expert), folder=True)
+        folder = beside(self._local_folder(expert), folder=True)
         save_tensors(folder / "state.safetensors", tensors, header)
         if rows is not None:
             (folder / "rows.bin").write_bytes(rows.numpy().astype("<f4").tobytes())
         else:
-            self._file(expert).write_bytes(self.objects.whole(self._name(expert)))
-        remove_folder(self._free(expert))
-        folder.rename(self._free(expert))
-        self._saved[expert] = time.monotonic(), best
+            self._local_file(expert).write_bytes(self.objects.whole(self._object_name(expert)))
+        remove_folder(self._local_folder(expert))
+        folder.rename(self._local_folder(expert))
+        self._last_upload[expert] = time.monotonic(), best
 
     @contextmanager
     def at_work(self, partial: PartialTrajectory) -> Iterator[None]:
@@ -212,36 +217,36 @@ class CloudFiles:
 
     def save(self, partial: PartialTrajectory, at_once: bool = False) -> None:
         expert = partial.expert
-        when, before = self._saved[expert]
+        last_time, last_epochs = self._last_upload[expert]
         epochs = state_epochs(partial.folder)
-        if epochs > before and (at_once or time.monotonic() - when >= SAVE_S):
+        if epochs > last_epochs and (at_once or time.monotonic() - last_time >= SAVE_S):
             self._put_state(expert, partial.folder, stored_rows(partial.rows, partial.parameters)[: epochs + 1])
-            self._saved[expert] = time.monotonic(), epochs
+            self._last_upload[expert] = time.monotonic(), epochs
 
     def _put_state(self, expert: int, folder: Path, rows: Rows | None) -> None:
-        """Put what an expert is trained on from, with its rows so far where no object has them; states of fewer epochs
-        go."""
+        """Upload the state from which training resumes, with the rows so far if no object has them; remove states of
+        fewer epochs."""
         tensors, header = load_tensors(folder / "state.safetensors", mend=MEND)
         epochs = int(header["epochs"])
         if rows is not None:
             tensors[ROWS] = rows
-        with tempfile.TemporaryDirectory(prefix="astdistill-") as place:
-            file = Path(place, "state.safetensors")
+        with tempfile.TemporaryDirectory(prefix="astdistill-") as temporary:
+            file = Path(temporary, "state.safetensors")
             save_tensors(file, tensors, header, by_row=[ROWS] * (rows is not None))
             self._put(f"{expert:03d}{ENDING}/{epochs:04d}.safetensors", file.read_bytes())
-        self._remove(name for each, name in self._states(expert).items() if each < epochs)
+        self._remove(name for saved_epochs, name in self._states(expert).items() if saved_epochs < epochs)
 
     def publish(self, expert: int, whole: int, folder: Path) -> None:
-        file = self._file(expert)
-        with suppress(FileNotFoundError):  # another process of this machine has put it
+        file = self._local_file(expert)
+        with suppress(FileNotFoundError):  # another process of this machine has uploaded it
             data = file.read_bytes()
-            ours = RemoteTensors(file, lambda start, stop: data[start:stop])
-            epochs = ours.get_slice(ROWS).get_shape()[0] - 1
+            tensors = RemoteTensors(file, lambda start, stop: data[start:stop])
+            epochs = tensors.get_slice(ROWS).get_shape()[0] - 1
             name = f"{expert:03d}-{epochs:04d}.safetensors"
-            if epochs == whole and not self._shorter(file.name, epochs):
+            if epochs == whole and not self._is_shorter(file.name, epochs):
                 name = file.name
             if not self._put(name, data):
-                self._tell_kept(expert, name, ours)
+                self._warn_about_kept(expert, name, tensors)
             if epochs == whole:
                 self._remove(self._states(expert).values())
             elif state_epochs(folder) == epochs:
@@ -249,66 +254,66 @@ class CloudFiles:
             file.unlink()
             remove_folder(folder)
 
-    def _shorter(self, name: str, epochs: int) -> bool:
+    def _is_shorter(self, name: str, epochs: int) -> bool:
         """Whether there is an object of that name with fewer epochs, as in a store that was copied from a folder."""
-        return name in self._names(FRESH_S) and self._epochs(name) < epochs
+        return name in self._object_sizes(FRESH_S) and self._epochs_in_object(name) < epochs
 
-    def _tell_kept(self, expert: int, name: str, ours: RemoteTensors) -> None:
-        """Say whose expert stays where another process has put one first."""
-        bits = "other bits than this one"
-        if self._open(name).metadata().get(DIGESTS) == ours.metadata().get(DIGESTS):
-            bits = "the same bits as this one"
-        warn(f"Expert {expert} was put by another process first; {self.folder / name} stays, with {bits}.")
+    def _warn_about_kept(self, expert: int, name: str, tensors: RemoteTensors) -> None:
+        """Warn that another process uploaded this expert first, and whether its content is the same."""
+        comparison = "other bits than this one"
+        if self._open_object(name).metadata().get(DIGESTS) == tensors.metadata().get(DIGESTS):
+            comparison = "the same bits as this one"
+        warn(f"Expert {expert} was put by another process first; {self.folder / name} stays, with {comparison}.")
 
     def tidy(self, finished: Iterable[int]) -> None:
         done = set(finished)
-        states = [each for name in self._names() if (each := STATE.fullmatch(name))]
+        states = [each for name in self._object_sizes() if (each := STATE.fullmatch(name))]
         self._remove([each[0] for each in states if int(each["expert"]) in done])
 
 
 class ReadAhead:
-    """Parts of objects that a thread reads before they are asked for."""
+    """Reads parts of objects in a background thread before they are requested."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
-        self._read: dict[tuple[str, int, int], bytes] = {}
-        self._under_way: Future[None] | None = None
-        self._inside = threading.local()
+        self._cached: dict[tuple[str, int, int], bytes] = {}
+        self._pending: Future[None] | None = None
+        self._thread_local = threading.local()
 
     def begin(self, draw: Callable[[], object]) -> None:
-        """Let a thread call `draw`, and keep what it reads until the next time."""
+        """Call `draw` in the thread, and keep what it reads until the next call of `begin`."""
         self._wait()
-        self._read.clear()
+        self._cached.clear()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="astdistill-ahead")
-        self._under_way = self._thread.submit(self._drawn, draw)
+        self._pending = self._thread.submit(self._run, draw)
 
-    def _drawn(self, draw: Callable[[], object]) -> None:
-        self._inside.now = True
-        with suppress(Exception):  # whoever asks for it gets the error
+    def _run(self, draw: Callable[[], object]) -> None:
+        self._thread_local.now = True
+        with suppress(Exception):  # the later read raises the error
             draw()
 
     def _wait(self) -> None:
-        if self._under_way is not None:
-            self._under_way.result()
-            self._under_way = None
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
     def read(self, name: str, start: int, stop: int, read: Callable[[], bytes]) -> bytes:
-        """What was read ahead, once; otherwise `read()`."""
-        if getattr(self._inside, "now", False):
-            self._read[name, start, stop] = data = read()
+        """Return bytes that were read ahead, once; otherwise the result of `read()`."""
+        if getattr(self._thread_local, "now", False):
+            self._cached[name, start, stop] = data = read()
             return data
         self._wait()
-        data = self._read.pop((name, start, stop), None)
+        data = self._cached.pop((name, start, stop), None)
         if data is None:
             return read()
         return data
 
 
 class RemoteTensors:
-    """A safetensors object as `safe_open` gives a file: its header is read at once, the rest when it is asked for.
+    """A safetensors object, used like a file opened by `safe_open`: its header is read at once, the rest on request.
 
-    Raises InputError where the header is none.
+    Raises InputError if the header is invalid.
     """
 
     def __init__(self, path: Path, read: Callable[[int, int], bytes]) -> None:
@@ -337,13 +342,13 @@ class RemoteTensors:
 
 
 class RemoteRows:
-    """A tensor of such an object, of which rows are read by one range."""
+    """A tensor of a `RemoteTensors` object; rows are read by one range request."""
 
-    def __init__(self, tensors: RemoteTensors, about: Mapping[str, Any]) -> None:
-        self.tensors, self.type = tensors, str(about["dtype"])
+    def __init__(self, tensors: RemoteTensors, entry: Mapping[str, Any]) -> None:
+        self.tensors, self.type = tensors, str(entry["dtype"])
         self.kind = TYPES[self.type]
-        self.shape = [int(size) for size in about["shape"]]
-        self.begin, self.end = map(int, about["data_offsets"])
+        self.shape = [int(size) for size in entry["shape"]]
+        self.begin, self.end = map(int, entry["data_offsets"])
         if not self.shape or min(*self.shape, self.begin) < 0:
             raise ValueError("no tensor has such a shape or place")
 
@@ -354,12 +359,12 @@ class RemoteRows:
         return self.type
 
     def __getitem__(self, rows: slice) -> Rows:
-        """Rows `start` … `stop` − 1. Raises InputError where the object ends before."""
+        """Rows `start` … `stop` − 1. Raises InputError if the object ends before them."""
         kind, (count, *inner) = self.kind, self.shape
         first, last, _ = rows.indices(count)
-        width = math.prod(inner) * kind.itemsize
+        row_bytes = math.prod(inner) * kind.itemsize
         begin = self.tensors.start + self.begin
-        data = self.tensors.read(begin + first * width, begin + last * width)
-        if len(data) != (last - first) * width or self.end - self.begin != count * width:
+        data = self.tensors.read(begin + first * row_bytes, begin + last * row_bytes)
+        if len(data) != (last - first) * row_bytes or self.end - self.begin != count * row_bytes:
             raise InputError(f"{self.tensors.path} is not a whole trajectory (it ends too early); {MEND}.")
         return torch.frombuffer(bytearray(data), dtype=kind).reshape(last - first, *inner)

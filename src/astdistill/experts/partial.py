@@ -1,4 +1,5 @@
-"""An expert that is still being trained, or that stopped early: its rows so far, and the state to go on from."""
+"""An expert that is still being trained, or that stopped early: its rows so far, and the state from which training
+resumes."""
 
 from __future__ import annotations
 
@@ -38,21 +39,21 @@ if TYPE_CHECKING:
 
 
 THETA = "theta"
-"""The state's name for θ, where `rows.bin` does not hold it."""
+"""Name of θ in the state, used if `rows.bin` does not hold it."""
 FORMAT = 2
-"""Of the state; one of another format is begun anew."""
+"""Format of the state; with a state of another format, training starts over."""
 ENDING = ".partial"
 MEND = "delete it and run the same command again"
 
 
 class PartialTrajectory:
-    """A folder of one process, `NNN.<machine>-<process>-<random>.partial`: `rows.bin` grows by one row an epoch,
-    `state.safetensors` is replaced after each. Nobody else ever writes to it.
+    """A folder of one process, `NNN.<machine>-<process>-<random>.partial`: `rows.bin` grows by one row per epoch,
+    `state.safetensors` is replaced after each. No other process ever writes to it.
 
-    The state is written last and names the epoch, so rows beyond it (a kill between the two writes) are cut off on
-    restore. It holds digests of its tensors and of all rows. When the process lets go of the folder it is called
-    `NNN.partial`, and whoever trains the expert next renames it to its own. An expert that stopped before its recipe's
-    last epoch keeps `state.safetensors` alone, with θ in it: its rows are those of the store's own file,
+    The state is written last and names the epoch, so rows beyond it (from a kill between the two writes) are cut off on
+    restore. It holds digests of its tensors and of all rows. When the process releases the folder, it is renamed to
+    `NNN.partial`; the process that trains the expert next renames it to its own name. An expert that stopped before its
+    recipe's last epoch keeps `state.safetensors` alone, with θ in it: its rows are those of the store's own file,
     `NNN.safetensors`.
     """
 
@@ -66,19 +67,20 @@ class PartialTrajectory:
     @staticmethod
     @contextmanager
     def held(store: Path, expert: int, parameters: int) -> Iterator[PartialTrajectory]:
-        """A folder of this process for the block, with what another left of the same expert, if any did."""
+        """A folder of this process for the block, with the progress that another process left of the same expert, if
+        any."""
         partial = PartialTrajectory(store, expert, parameters)
         partial._take_over()
         try:
             yield partial
         finally:
-            partial._let_go()
+            partial._release()
 
     @staticmethod
     def sweep(store: Path, finished: Iterable[int]) -> None:
-        """Remove the folders that a kill left behind after the trajectories of these experts were whole, and temporary
-        files; those of processes that may still be at work stay."""
-        sweep(store)  # one killed just after it named the last expert's file: nobody writes here any more
+        """Remove temporary files, and the folders of these finished experts that killed processes left behind; folders
+        of processes that may still be running stay."""
+        sweep(store)  # files of a process killed after it renamed the last expert's file: no later write removes them
         for expert in finished:
             for folder in folders(store, expert):
                 with suppress(OSError):  # another process may remove it, too
@@ -86,19 +88,19 @@ class PartialTrajectory:
                         remove_folder(folder)
 
     def _take_over(self) -> None:
-        """Begin with the folder of this expert that is furthest: renamed, where nobody is at it any more; a copy, where
-        somebody may be."""
-        known = {folder: state_epochs(folder) for folder in folders(self.store, self.expert)}
-        for folder in sorted(known, key=lambda each: -known[each]):
-            left = folder == self.free or owner_alive(folder.name) is False
-            if left and self._take(folder):
+        """Start from the folder of this expert with the most epochs: rename it if its process has ended, copy it if
+        that process may still be running."""
+        epochs = {folder: state_epochs(folder) for folder in folders(self.store, self.expert)}
+        for folder in sorted(epochs, key=lambda each: -epochs[each]):
+            released = folder == self.free or owner_alive(folder.name) is False
+            if released and self._claim(folder):
                 return
-            if not left and known[folder] > 0 and self._copy(folder):
+            if not released and epochs[folder] > 0 and self._copy(folder):
                 return
 
-    def _take(self, folder: Path) -> bool:
-        """Rename the folder to this process's own; False where another process has been faster. Raises InputError where
-        something in it is not what was written."""
+    def _claim(self, folder: Path) -> bool:
+        """Rename the folder to this process's own; returns False if another process was faster. Raises InputError if
+        its content was changed after it was written."""
         try:
             check_rows(folder, self.expert, self.parameters)
             folder.rename(self.folder)
@@ -109,8 +111,8 @@ class PartialTrajectory:
         return True
 
     def _copy(self, folder: Path) -> bool:
-        """Copy what another process has, which may be writing it: the state first, which never names more rows than
-        there are. Whether that came out whole."""
+        """Copy the folder of a process that may be writing to it: the state first, which never names more rows than
+        there are. Returns whether the copy is complete."""
         with suppress(OSError, InputError, KeyError):
             self.folder.mkdir()
             shutil.copyfile(folder / self.state.name, self.state)
@@ -123,8 +125,8 @@ class PartialTrajectory:
         shutil.rmtree(self.folder, ignore_errors=True)
         return False
 
-    def _let_go(self) -> None:
-        """Leave the folder to whoever trains the expert next, if there is anything in it to go on from."""
+    def _release(self) -> None:
+        """Leave the folder to the process that trains the expert next, if it has anything to resume from."""
         if not self.folder.exists():
             return
         if not self.state.exists():
@@ -140,26 +142,26 @@ class PartialTrajectory:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def restore(self, theta: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
-        """Bring θ, optimiser and curves to the last whole epoch; the number of epochs that are done."""
+        """Restore θ, optimiser and curves to the last complete epoch. Returns the number of completed epochs."""
         if not self.state.exists():
             return self._begin(theta)
         with reading(self.state, "the state of an expert", MEND):
-            return self._restored(theta, optimiser, curves)
+            return self._restore_state(theta, optimiser, curves)
 
-    def _restored(self, theta: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
+    def _restore_state(self, theta: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
         tensors, header = load_tensors(self.state)
         epochs = int(header["epochs"])
-        whole = (epochs + 1) * self.parameters * 4
+        complete_bytes = (epochs + 1) * self.parameters * 4
         if not self.rows.exists() and THETA in tensors:
-            self._take_back(tensors[THETA], epochs, header.get("rows"))
+            self._rebuild_rows(tensors[THETA], epochs, header.get("rows"))
         if (
             self.rows.is_symlink()
             or header.get("format") != FORMAT
             or not self.rows.exists()
-            or self.rows.stat().st_size < whole
+            or self.rows.stat().st_size < complete_bytes
         ):
-            return self._begin(theta)  # rows lost from under the state: truncating to more would fill them with zeros
-        os.truncate(self.rows, whole)
+            return self._begin(theta)  # rows are missing: truncating to a larger size would fill them with zeros
+        os.truncate(self.rows, complete_bytes)
         stored = stored_rows(self.rows, self.parameters)
         self.digests = [fingerprint(row) for row in stored]
         with torch.no_grad():
@@ -171,9 +173,9 @@ class PartialTrajectory:
             getattr(curves, name).extend(values)
         return epochs
 
-    def _take_back(self, theta: Params, epochs: int, digests: list[str] | None) -> None:
+    def _rebuild_rows(self, theta: Params, epochs: int, digests: list[str] | None) -> None:
         """Write `rows.bin` from the published rows of an expert that stopped at `epochs`; the last row is θ in full
-        precision. Nothing is written where the rows are of another training than the state, whose rows have
+        precision. Nothing is written if the published rows belong to another training than the state, whose rows have
         `digests`."""
         if not self.published.exists():
             return
@@ -189,7 +191,7 @@ class PartialTrajectory:
     def _begin(self, theta: Params) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.state.unlink(missing_ok=True)
-        self.rows.unlink(missing_ok=True)  # it may be a pipe, or a link to somebody's file
+        self.rows.unlink(missing_ok=True)  # it may be a pipe, or a link to another file
         first = theta.detach().float().cpu()
         with naming(self.rows):
             self.rows.write_bytes(self._bytes(first))
@@ -197,23 +199,23 @@ class PartialTrajectory:
         return 0
 
     def append(self, row: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> None:
-        """Keep the row of the epoch that just ended and the state after it. Raises DivergedError, with the state as it
-        was, where numbers are not finite."""
-        plain, state = row.detach().float().cpu(), {name: tensor.cpu() for name, tensor in pack(optimiser).items()}
-        if not all(bool(tensor.isfinite().all()) for tensor in (plain, *state.values())):
+        """Write the row of the epoch that just ended and the state after it. Raises DivergedError, and leaves the state
+        unchanged, if numbers are not finite."""
+        values, state = row.detach().float().cpu(), {name: tensor.cpu() for name, tensor in pack(optimiser).items()}
+        if not all(bool(tensor.isfinite().all()) for tensor in (values, *state.values())):
             raise DivergedError(
                 f"Expert {self.expert} of {self.store} or its optimiser stopped being finite in epoch "
                 f"{len(self.digests) - 1}; lower the recipe's learning rate and train again. What is finished is kept."
             )
-        self._check_there()
+        self._check_exists()
         with naming(self.rows), self.rows.open("ab") as file:
-            file.write(self._bytes(plain))
+            file.write(self._bytes(values))
             file.flush()
             os.fsync(file.fileno())
-        self.digests.append(fingerprint(plain))
+        self.digests.append(fingerprint(values))
         save_tensors(self.state, state, self._header(optimiser, curves))
 
-    def _check_there(self) -> None:
+    def _check_exists(self) -> None:
         if not self.rows.exists():
             raise FolderGoneError(
                 f"{self.folder} was deleted or moved while expert {self.expert} was being trained in it; nothing more "
@@ -223,13 +225,13 @@ class PartialTrajectory:
     def publish(
         self, theta: Params, optimiser: torch.optim.Optimizer, identity: StoreIdentity, curves: ExpertCurve
     ) -> None:
-        """Write the trajectory so far to the store's own file, unless another process has put one as long there, which
-        then stays. The folder goes once the recipe's last epoch is in it; before that it keeps what the expert needs to
-        be trained on. Raises InputError where rows are missing."""
+        """Write the trajectory so far to the store's own file, unless another process has written one at least as long,
+        which then stays. The folder is removed once the recipe's last epoch is published; before that it keeps what is
+        needed to resume training. Raises InputError if rows are missing."""
         epochs = len(curves.step_squared)
         rows = self._all_rows(epochs + 1).to(getattr(torch, identity.dtype))
-        whole, dismissed = epochs == identity.recipe.epochs, False
-        if not whole:
+        complete, dismissed = epochs == identity.recipe.epochs, False
+        if not complete:
             save_tensors(self.state, pack(optimiser) | {THETA: theta.detach().float()}, self._header(optimiser, curves))
 
         def stays(path: Path) -> bool:
@@ -239,7 +241,7 @@ class PartialTrajectory:
 
         header = {"identity": identity.to_json(), "curves": vars(curves)}
         save_tensors(self.published, {"rows": rows}, header, by_row=["rows"], stays=stays)
-        if whole or dismissed:
+        if complete or dismissed:
             shutil.rmtree(self.folder)
         else:
             self.rows.unlink()
@@ -249,8 +251,8 @@ class PartialTrajectory:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _all_rows(self, count: int) -> Rows:
-        """The rows, once it is sure that they are those that were written."""
-        self._check_there()
+        """Return all rows, after checking that they are those that were written."""
+        self._check_exists()
         rows = stored_rows(self.rows, self.parameters)
         if len(rows) != count or altered_row(rows, self.digests) is not None:
             raise InputError(
@@ -270,22 +272,22 @@ class PartialTrajectory:
 
 
 def folders(store: Path, expert: int) -> list[Path]:
-    """All folders of half-trained trajectories of one expert, whosever they are."""
+    """All folders of half-trained trajectories of one expert, of any process."""
     return sorted(store.glob(f"{expert:03d}{ENDING}")) + sorted(store.glob(f"{expert:03d}.*{ENDING}"))
 
 
 def check_rows(folder: Path, expert: int, parameters: int) -> bool:
-    """Whether the state in a folder of one expert has digests of its rows. Raises InputError where the state or a row
-    is not what was written."""
+    """Whether the state in a folder of one expert has digests of its rows. Raises InputError if the state or a row was
+    changed after it was written."""
     rows, state = folder / "rows.bin", folder / "state.safetensors"
     if not state.exists():
         return False
-    wanted = load_tensors(state)[1].get("rows")
-    if wanted is None:
-        return False  # an earlier version left it
-    if not rows.exists() or rows.stat().st_size < len(wanted) * parameters * 4:
-        return True  # it is begun anew
-    altered = altered_row(stored_rows(rows, parameters, len(wanted)), wanted)
+    digests = load_tensors(state)[1].get("rows")
+    if digests is None:
+        return False  # written by an earlier version
+    if not rows.exists() or rows.stat().st_size < len(digests) * parameters * 4:
+        return True  # training starts over
+    altered = altered_row(stored_rows(rows, parameters, len(digests)), digests)
     if altered is not None:
         raise InputError(
             f"{rows} was changed after it was written: row {altered} of expert {expert} no longer has its digest; "
@@ -295,13 +297,13 @@ def check_rows(folder: Path, expert: int, parameters: int) -> bool:
 
 
 def published_rows(path: Path) -> int:
-    """How many rows the file of an expert has."""
+    """Number of rows in the file of an expert."""
     with open_tensors(path) as file:
         return int(file.get_slice("rows").get_shape()[0])
 
 
 def state_epochs(folder: Path) -> int:
-    """How far the trajectory in a folder is, by its state; 0 where none can be read."""
+    """Number of epochs of the trajectory in a folder, from its state; 0 if no state can be read."""
     state = folder / "state.safetensors"
     with suppress(SafetensorError, OSError, ValueError, KeyError), open_tensors(state) as file:
         return int((file.metadata() or {})["epochs"])
@@ -309,7 +311,7 @@ def state_epochs(folder: Path) -> int:
 
 
 def stored_rows(path: Path, parameters: int, most: int | None = None) -> Rows:
-    """The whole rows of a file, or the first so many."""
+    """The complete rows of a file, or the first `most` of them."""
     check_regular(path)
     count = path.stat().st_size // (parameters * 4)
     if not count:

@@ -1,4 +1,4 @@
-"""How an expert is trained, as one record, and what is measured while it trains."""
+"""The training recipe of an expert, and the measurements during its training."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..runtime.config import FINITE, Record, Share
 
 @dataclass(frozen=True)
 class ExpertCurve:
-    """One expert, one number an epoch, epochs 1 … E; the lists grow while it trains."""
+    """Measurements of one expert, one number per epoch, epochs 1 … E; the lists grow during training."""
 
     train_accuracy: list[float] = field(default_factory=list)
-    """Percent, on the augmented training batches as they came."""
+    """Percent, on the augmented training batches, measured during training."""
     test_accuracy: list[float] = field(default_factory=list)
-    """Percent, on the test images; shown, never used to choose anything."""
+    """Percent, on the test images; reported, never used to choose anything."""
     step_squared: list[float] = field(default_factory=list)
     """‖θ*_e − θ*_{e−1}‖²: AST's measure of smoothness."""
 
 
 class ExpertRecipe(Record):
-    """MTT's expert by default (arXiv 2203.11932, section 4); AST's has momentum, decay, a drop, clipping and a penalty,
-    FTD's sharpness."""
+    """MTT's expert by default (arXiv 2203.11932, section 4); AST's adds momentum, weight decay, a drop of the learning
+    rate, loss clipping and a gradient penalty, FTD's adds sharpness-aware training."""
 
     model_config = FINITE
     renamed: ClassVar[Mapping[str, str]] = {
@@ -86,9 +86,9 @@ class ExpertRecipe(Record):
     """Fraction of the batches to which cutmix is applied after the augmentation, from 0 to 1."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """Fields that came later are written where they are used, so that stores which were trained before keep their
-        names. The clipping loss has its length written as a number, so that a file says what was trained."""
+    def _omit_unused_later_fields(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Omit unused fields that were added later, so that stores of earlier versions keep their names. The length of
+        the clipping loss is written as a number, so that a file states what was trained."""
         later = ("sam_rho", "adaptive_sam", "surrogate_gap", "drops_at", "cutmix")
         fields = handler(self) | {"loss_warmup_epochs": self.clipped_epochs}
         return {name: value for name, value in fields.items() if value or name not in later}
@@ -104,7 +104,7 @@ class ExpertRecipe(Record):
         return tuple(name for names, holds in idle.items() if holds for name in names)
 
     def __eq__(self, other: object) -> bool:
-        """Recipes that train alike are equal, whether the length of the clipping loss is a number or a fifth."""
+        """Recipes of the same training are equal, whether the length of the clipping loss is a number or a fifth."""
         return isinstance(other, ExpertRecipe) and self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
@@ -123,7 +123,7 @@ class ExpertRecipe(Record):
         return self.epochs // 2 + 2
 
     def starts_anew(self, epoch: int) -> bool:
-        """Whether the optimiser begins anew in `epoch`, counted from 0: at the one drop, as released.
+        """Whether the optimiser is reset before `epoch`, counted from 0: only at the single drop, as released.
 
         Args:
             epoch: Counted from 0.

@@ -1,4 +1,4 @@
-"""Trajectories on disk: one safetensors file an expert, one row of P numbers an epoch, read by row."""
+"""Trajectories on disk: one safetensors file per expert, one row of P numbers per epoch, read by row."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from .recipe import ExpertCurve, ExpertRecipe
 FORMAT = 1
 RECIPE, PREPROCESSING = "recipe.json", "preprocessing.safetensors"
 DIGEST = re.compile("[0-9a-f]{12}")
-"""The name of a folder that is a store's own, the digest of its identity."""
+"""Name of a folder that a store has created: the digest of its identity."""
 
 
 class StoreIdentity(Record):
@@ -66,17 +66,18 @@ class StoreIdentity(Record):
     """A digest of all rows, where they were not trained here, so that no training can ever go on in such a store."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """The digest is written where there is one, so that stores which were trained before keep their names."""
+    def _omit_empty_imported(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Omit an empty `imported`, so that stores of earlier versions keep their names."""
         return {name: value for name, value in handler(self).items() if value or name != "imported"}
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What one outer step imitates: θ*_t as `start` `[P]`, and θ*_{t+1} … θ*_{t+M} as `checkpoints` `[M, P]`."""
+    """The part of a trajectory that one outer step matches: θ*_t as `start` `[P]`, and θ*_{t+1} … θ*_{t+M} as
+    `checkpoints` `[M, P]`."""
 
     expert: int
-    """Its number, counted from 0."""
+    """Number of the expert, counted from 0."""
     epoch: int
     """t."""
     start: Params
@@ -88,32 +89,32 @@ class Segment:
         """The same segment on another device.
 
         Args:
-            device: Where its tensors are to lie, as torch names it.
+            device: Target device of its tensors, as torch names it.
         """
         return replace(self, start=to_device(self.start, device), checkpoints=to_device(self.checkpoints, device))
 
 
 class LocalFiles:
-    """The files of a store in a folder. A store elsewhere has a class of its own with these methods (`CloudFiles`)."""
+    """The files of a store in a folder. `CloudFiles` has the same methods for a store in cloud storage."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = self.scratch = folder
-        """The store, and where a process writes while it trains."""
+        """The store, and the folder to which a process writes during training."""
 
     def described(self, *names: str) -> bool:
-        """Whether there are files of these names."""
+        """Whether files with all of these names exist."""
         return all((self.folder / name).exists() for name in names)
 
     def describe(self, names: Iterable[str], write: Callable[[Path], None]) -> None:
-        """Write the files of these names, the last one last, by calling `write` with a folder."""
+        """Write the files with these names, the last one last, by calling `write` with a folder."""
         write(self.folder)
 
     def stores(self, name: str) -> list[Path]:
-        """The folders below that hold a file of that name."""
+        """The subfolders that contain a file of that name."""
         return sorted(path.parent for path in self.folder.glob(f"*/{name}"))
 
     def file(self, name: str) -> AbstractContextManager[Path]:
-        """A file to be read in the block."""
+        """A context manager with the path of a file to be read."""
         return nullcontext(self.folder / name)
 
     def numbers(self) -> list[int]:
@@ -122,56 +123,57 @@ class LocalFiles:
         return sorted(int(path.stem) for path in paths if path.stem.isdigit())
 
     def has(self, expert: int) -> bool:
-        """Whether there is a file of that expert by now."""
+        """Whether the file of that expert exists now."""
         return self.path(expert).exists()
 
     def path(self, expert: int) -> Path:
-        """That file."""
+        """The file of an expert."""
         return self.folder / f"{expert:03d}.safetensors"
 
     def opened(self, expert: int) -> Any:
-        """That file, as `safe_open` gives it."""
+        """The file of an expert, opened by `safe_open`."""
         return open_tensors(self.path(expert)).__enter__()
 
     def read_ahead(self, draw: Callable[[], object]) -> None:
-        """Let `draw`, which is the next to be called, find what it reads nearby; nothing where files are mapped."""
+        """Prefetch what `draw` will read when it is called next; does nothing here, since files are memory-mapped."""
 
     def check_writable(self) -> None:
-        """Raise InputError where nothing can be written, as far as that is not said by writing."""
+        """Raise InputError if nothing can be written, unless writing itself reports it."""
 
     def fetch(self, expert: int, whole: int) -> None:
-        """Bring what an expert is trained on from into `scratch`, unless as much is there. `whole`: the epochs of the
-        recipe."""
+        """Copy the state from which an expert's training resumes into `scratch`, unless as many epochs are there.
+        `whole` is the number of epochs of the recipe."""
 
     def at_work(self, partial: PartialTrajectory) -> AbstractContextManager[None]:
-        """While an expert is trained: what an error leaves is kept for others."""
+        """A context manager for the training of an expert: after an error the progress is saved for other processes."""
         return nullcontext()
 
     def save(self, partial: PartialTrajectory) -> None:
-        """Keep the last epoch of an expert for others."""
+        """Save the last epoch of an expert for other processes."""
 
     def publish(self, expert: int, whole: int, folder: Path) -> None:
-        """Put the file of an expert, which lies in `scratch`, into the store; and what it is trained on from, which
-        lies in `folder`, if it has fewer epochs than `whole`."""
+        """Put the file of an expert from `scratch` into the store; and the state in `folder`, from which its training
+        resumes, if it has fewer epochs than `whole`."""
 
     def tidy(self, finished: Iterable[int]) -> None:
-        """Remove what others left of these experts before they were whole; `PartialTrajectory.sweep` does."""
+        """Remove states that other processes left of these finished experts; does nothing here,
+        `PartialTrajectory.sweep` removes them."""
 
 
 @dataclass(frozen=True)
 class TrajectoryStore:
-    """A folder of experts that were trained alike, or a place for objects of them."""
+    """A folder of experts that were trained by the same recipe, or an address of their objects."""
 
     folder: Path
     """The folder of this store, named by the digest of its identity, or its address."""
     identity: StoreIdentity
     """What the experts are: recipe, network, data, seed."""
     limit: int | None = None
-    """Use only the first so many experts."""
+    """Use only the first `limit` experts."""
     until: int | None = None
-    """Use only the rows up to this epoch; none means as many as every expert has."""
+    """Use only the rows up to this epoch; None means the largest epoch that every expert has."""
     chosen: tuple[int, ...] | None = None
-    """Use these experts, whichever are added later; none means all that are there, up to the limit."""
+    """Use exactly these experts, even if others are added later; None means all existing ones, up to the limit."""
     _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
     _sums: dict[int, list[str]] = field(default_factory=dict, repr=False, compare=False)
     _files: list[LocalFiles | CloudFiles] = field(default_factory=list, repr=False, compare=False)
@@ -179,31 +181,31 @@ class TrajectoryStore:
 
     @property
     def files(self) -> LocalFiles | CloudFiles:
-        """Where its files are, and how they are read."""
+        """Access to the files of the store."""
         if not self._files:
             self._files.append(files_at(self.folder))
         return self._files[0]
 
     @property
     def scratch(self) -> Path:
-        """Where what belongs to it is written on this machine: its folder, or one of the cache."""
+        """The local folder for files of the store: its own folder, or one in the cache."""
         return self.files.scratch
 
     @staticmethod
     def create(root: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> TrajectoryStore:
-        """The store of `identity` under `root`, made if it is not there.
+        """The store of `identity` under `root`, created if it does not exist.
 
         Args:
-            root: The folder in which the store has one of its own.
-            identity: What the experts are.
+            root: The parent folder of the store.
+            identity: The identity of the experts.
             data: The configuration of the data that they learn from.
-            preprocessing: That of the same data.
+            preprocessing: Preprocessing of the same data.
         """
         folder = root / identity.digest()
         files = files_at(folder)
         if not files.described(RECIPE, PREPROCESSING):
             names = PREPROCESSING, RECIPE
-            files.describe(names, lambda where: describe_store(where, identity, data, preprocessing))
+            files.describe(names, lambda target: describe_store(target, identity, data, preprocessing))
         return TrajectoryStore.open(folder)
 
     @staticmethod
@@ -212,7 +214,7 @@ class TrajectoryStore:
 
         Args:
             folder: The store itself, or a folder that holds this one store; or the address of one, as s3://BUCKET/FOLDER.
-            limit: Use only the first so many experts. None: all.
+            limit: Use only the first `limit` experts. None: all.
             trust: Modules of other packages that the store may name, as `package.module`; one, or several.
 
         Raises:
@@ -228,9 +230,9 @@ class TrajectoryStore:
                 identity = StoreIdentity.model_validate(read_json(file).get("identity"))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "identity"
+            location = ".".join(map(str, first["loc"])) or "identity"
             raise InputError(
-                f"{recipe} does not describe experts ({where}: {first['msg']}); move {folder} away and train again."
+                f"{recipe} does not describe experts ({location}: {first['msg']}); move {folder} away and train again."
             ) from error
         if DIGEST.fullmatch(folder.name) and folder.name != identity.digest():
             raise InputError(
@@ -241,16 +243,16 @@ class TrajectoryStore:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The preprocessing of that data."""
+        """The preprocessing of the data that the experts learned from."""
         with self.files.file(PREPROCESSING) as path:
             tensors, header = load_tensors(path, mend=MEND)
             return restored(path, header.get("preprocessing"), tensors)
 
     def drawn(self, generator: torch.Generator) -> int:
-        """The number of one of the finished experts, each as likely.
+        """Draw the number of a finished expert, each with equal probability.
 
         Args:
-            generator: The draw is taken from it, on the CPU.
+            generator: CPU generator of the draw.
         """
         numbers = self.experts()
         return numbers[int(torch.randint(len(numbers), (), generator=generator))]
@@ -258,7 +260,8 @@ class TrajectoryStore:
     def experts(self) -> list[int]:
         """The numbers of the finished experts, ascending, up to the limit.
 
-        Raises FolderGoneError where one is gone that was there: draws among fewer would be others without a word.
+        Raises FolderGoneError if an expert that existed before is gone: draws among fewer experts would silently
+        differ.
         """
         numbers = self.files.numbers()
         gone = sorted(set(self._seen) - set(numbers))
@@ -273,11 +276,11 @@ class TrajectoryStore:
         return numbers[: self.limit]
 
     def first(self, count: int) -> TrajectoryStore:
-        """The same store with its first `count` experts and their epochs as they are now, whatever other processes add.
-        Raises InputError when it has fewer.
+        """The same store, fixed to its first `count` experts and their current epochs, whatever other processes add.
+        Raises InputError if it has fewer.
 
         Args:
-            count: Experts, 1 or more.
+            count: Number of experts, 1 or more.
         """
         if count > len(self):
             raise InputError(
@@ -288,7 +291,7 @@ class TrajectoryStore:
         return replace(fixed, until=fixed.epochs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process, which opens the files itself."""
+        """State for another process, which opens the files itself."""
         return vars(self) | {"_open": {}, "_sums": {}}
 
     def __repr__(self) -> str:
@@ -300,18 +303,18 @@ class TrajectoryStore:
 
     @property
     def epochs(self) -> int:
-        """The last epoch that is read of each trajectory: E, or less where training stopped before (`train_experts`,
+        """The last epoch that is read of each trajectory: E, or fewer if training stopped before (`train_experts`,
         `stop_after`)."""
         if self.until is not None:
             return self.until
         return min((self.trained_epochs(expert) for expert in self.experts()), default=self.identity.recipe.epochs)
 
     def trained_epochs(self, expert: int) -> int:
-        """How many epochs of one expert its file holds; 0 where there is no file. Read anew each time: another process
-        may train it on.
+        """Number of epochs in the file of one expert; 0 if there is no file. It is read again on each call, since
+        another process may train the expert further.
 
         Args:
-            expert: Its number, counted from 0.
+            expert: Number of the expert, counted from 0.
         """
         if not self.files.has(expert):
             return 0
@@ -322,16 +325,16 @@ class TrajectoryStore:
         """The file of one expert, or its object.
 
         Args:
-            expert: Its number, counted from 0.
+            expert: Number of the expert, counted from 0.
         """
         return self.files.path(expert)
 
     def read_ahead(self, draw: Callable[[], object]) -> None:
-        """Read the rows in a thread that `draw` reads, so that they are here when it is called next; nothing where the
-        store is a folder.
+        """Read the rows that `draw` will read in a background thread, so that they are available when it is called
+        next; does nothing if the store is a folder.
 
         Args:
-            draw: What is called next, such as the drawing of the next segment.
+            draw: The function that is called next, such as the one that draws the next segment.
         """
         self.files.read_ahead(draw)
 
@@ -339,7 +342,7 @@ class TrajectoryStore:
         """Rows `first` … `last` − 1 of one expert, `[last − first, P]` float32: only their bytes are read from disk.
 
         Args:
-            expert: Its number, counted from 0.
+            expert: Number of the expert, counted from 0.
             first: The first row; row e is θ after epoch e, row 0 the initialisation.
             last: The row after the last one.
 
@@ -356,39 +359,39 @@ class TrajectoryStore:
             )
         # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
         segment = rows[first:last].clone()
-        wanted = self._sums.get(expert)
-        if wanted and (altered := altered_row(segment, wanted[first:last])) is not None:
+        digests = self._sums.get(expert)
+        if digests and (altered := altered_row(segment, digests[first:last])) is not None:
             raise InputError(
                 f"{self.path(expert)} was changed after it was written: row {first + altered} of expert {expert} no "
-                f"longer has its digest; {self._mend}."
+                f"longer has its digest; {self._repair_advice}."
             )
         return segment.to(torch.float32)
 
     @property
-    def _mend(self) -> str:
-        """What to do about a file of an expert that is not what was written."""
+    def _repair_advice(self) -> str:
+        """Advice for a message about an expert's file that was changed after it was written."""
         if self.identity.imported:
             return f"delete the folder {self.folder} and import the experts again: astdistill import-buffers"
         return f"{MEND}, or train that expert with: astdistill experts PRESET"
 
     def _checked_digests(self, path: Path, file: Any) -> list[str]:
-        """Those of all rows of a file; none where an earlier version wrote it. Raises InputError where what it says of
-        itself is not what was written."""
-        words = file.metadata() or {}
-        if not has_digests(words):
+        """Digests of all rows of a file; empty for a file of an earlier version. Raises InputError if its header was
+        changed after it was written."""
+        metadata = file.metadata() or {}
+        if not has_digests(metadata):
             return []
         rows, written = file.get_slice("rows"), None
         shape = [str(TYPES.get(rows.get_dtype())), rows.get_shape()]
         try:
-            said = parse_json(words[DIGESTS])
-            written, sums = said["tensors"]["rows"], said["tensors"]
-            sound = said["header"] == header_digest({"rows": shape}, words, sums)
+            recorded = parse_json(metadata[DIGESTS])
+            written, digests = recorded["tensors"]["rows"], recorded["tensors"]
+            valid = recorded["header"] == header_digest({"rows": shape}, metadata, digests)
         except (ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
+            valid = False
+        if not valid:
             raise InputError(
                 f"{path} was changed after it was written: the header of expert {int(path.stem)} no longer has its "
-                f"digest; {self._mend}."
+                f"digest; {self._repair_advice}."
             )
         if isinstance(written, list):
             return written
@@ -398,7 +401,7 @@ class TrajectoryStore:
         """The segment of `length` epochs of one expert that starts at `epoch`.
 
         Args:
-            expert: Its number, counted from 0.
+            expert: Number of the expert, counted from 0.
             epoch: t, the epoch after which it starts; 0 is the initialisation.
             length: M, in epochs.
         """
@@ -406,7 +409,7 @@ class TrajectoryStore:
         return Segment(expert, epoch, rows[0], rows[1:])
 
     def curves(self, last: int | None = None) -> list[ExpertCurve]:
-        """How each expert went.
+        """The training curves of each expert.
 
         Args:
             last: The last epoch, of those that the files hold. Default: `epochs`.
@@ -414,13 +417,13 @@ class TrajectoryStore:
         return [self._curve(expert, self.epochs if last is None else last) for expert in self.experts()]
 
     def _curve(self, expert: int, last: int) -> ExpertCurve:
-        """How one expert went, up to epoch `last`."""
+        """The training curves of one expert, up to epoch `last`."""
         path = self.path(expert)
         with self._reading(path):
-            whole = parse_json(self._handle(expert).metadata()["curves"])
-            whole = {name: [float(value) for value in values][:last] for name, values in whole.items()}
+            curves = parse_json(self._handle(expert).metadata()["curves"])
+            curves = {name: [float(value) for value in values][:last] for name, values in curves.items()}
         with self._reading(path):
-            return ExpertCurve(**whole)
+            return ExpertCurve(**curves)
 
     def _handle(self, expert: int) -> Any:
         if expert not in self._open:
@@ -439,25 +442,25 @@ class TrajectoryStore:
             try:
                 yield
             except (SafetensorError, OSError) as error:
-                why = printable(str(error))[:200]
-                raise InputError(f"{path} is not a whole trajectory ({why}); {MEND}.") from error
+                reason = printable(str(error))[:200]
+                raise InputError(f"{path} is not a whole trajectory ({reason}); {MEND}.") from error
 
     def _check_rows(self, path: Path, file: Any) -> None:
-        """Raise InputError unless there are rows up to `until`, of the recipe's every epoch, or of every epoch of the
-        file's curves."""
+        """Raise InputError unless the file has one row for each epoch of the recipe, or for each epoch of its curves if
+        these reach `until`."""
         rows = file.get_slice("rows")
         shape, curves = rows.get_shape(), parse_json((file.metadata() or {}).get("curves", "{}"))
         whole, trained = self.identity.recipe.epochs, len(curves.get("step_squared", ()))
         epochs = whole
         if (self.until or 1) <= trained <= whole:
             epochs = trained
-        wanted = [epochs + 1, self.identity.parameters]
+        expected = [epochs + 1, self.identity.parameters]
         if rows.get_dtype() not in TYPES:
             raise InputError(
                 f"{path} holds rows of {rows.get_dtype()}, where one of {', '.join(TYPES)} is due; {MEND}."
             )
-        if shape != wanted:
-            raise InputError(f"{path} holds rows of shape {shape} where {wanted} are due; {MEND}.")
+        if shape != expected:
+            raise InputError(f"{path} holds rows of shape {shape} where {expected} are due; {MEND}.")
 
 
 def files_at(folder: Path) -> LocalFiles | CloudFiles:
@@ -468,13 +471,13 @@ def files_at(folder: Path) -> LocalFiles | CloudFiles:
 
 
 def check_root(root: Path) -> None:
-    """Raise InputError where no stores can be made in this folder, or at this address, and where it is one itself."""
+    """Raise InputError if no stores can be created in this folder, or at this address, or if it is a store itself."""
     if isinstance(root, Url):
-        itself = RECIPE in Objects(root).check()
+        is_store = RECIPE in Objects(root).check()
     else:
         check_folder(root, "--experts.store")
-        itself = (root / RECIPE).exists()
-    if itself:
+        is_store = (root / RECIPE).exists()
+    if is_store:
         raise InputError(
             f"--experts.store {root} is a store itself, and others belong beside it; use its experts as they are with "
             f"--experts.store {root.parent} --experts.imported {root.name}."
@@ -482,20 +485,20 @@ def check_root(root: Path) -> None:
 
 
 def _only_store(root: Path) -> Path:
-    """The one store below a folder. Raises InputError where there is none, or where there are several."""
-    inside = files_at(root).stores(RECIPE)
-    if len(inside) == 1:
-        return inside[0]
-    held = "no expert store"
-    if inside:
-        held = f"{len(inside)} stores ({', '.join(path.name for path in inside)})"
+    """The only store below a folder. Raises InputError if there is none, or if there are several."""
+    stores = files_at(root).stores(RECIPE)
+    if len(stores) == 1:
+        return stores[0]
+    found = "no expert store"
+    if stores:
+        found = f"{len(stores)} stores ({', '.join(path.name for path in stores)})"
     raise InputError(
-        f"{root} holds {held}; name one folder with a recipe.json, or train some with: astdistill experts PRESET"
+        f"{root} holds {found}; name one folder with a recipe.json, or train some with: astdistill experts PRESET"
     )
 
 
 def describe_store(folder: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> None:
-    """Write what makes a folder of trajectories a store; `recipe.json` comes last."""
+    """Write the files that make a folder of trajectories a store; `recipe.json` is written last."""
     save_tensors(folder / PREPROCESSING, preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
     write_json(folder / RECIPE, {"identity": identity.to_json(), "data": data.to_json()})
 

@@ -1,4 +1,4 @@
-"""Training experts: trajectories side by side on the cores, each resumable at every epoch; sharpness-aware steps."""
+"""Training of experts: trajectories in parallel on the cores, each resumable at every epoch; sharpness-aware steps."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ from .store import TrajectoryStore, identity_of
 
 def sharpness_aware(trainee: Trainee, gradient: Callable[[], Logits], recipe: ExpertRecipe) -> Logits:
     """The logits of `gradient()` at θ; `theta.grad` becomes the direction of GSAM (arXiv 2203.08065, Algorithm 1), and
-    θ stays where it is.
+    θ is not changed.
 
         g = ∇f(θ),  g_p = ∇f(θ + e),  g_⊥ = g − (⟨g, g_p⟩/‖g_p‖²) g_p;   the direction is g_p − α g_⊥
 
-    The climb e is ρ g/‖g‖, or ρ θ² ∘ g / ‖|θ| ∘ g‖ where the recipe's SAM is adaptive. `gradient` gives the logits of
-    one batch and leaves ∇f at the present θ in `theta.grad`; it is called twice, and must see the same batch, equally
-    augmented, both times. ρ is the recipe's `sam_rho`, α its `surrogate_gap`.
+    The ascent step e is ρ g/‖g‖, or ρ θ² ∘ g / ‖|θ| ∘ g‖ if the recipe's SAM is adaptive. `gradient` returns the logits
+    of one batch and stores ∇f at the current θ in `theta.grad`; it is called twice, and must use the same batch, with
+    the same augmentation, both times. ρ is the recipe's `sam_rho`, α its `surrogate_gap`.
     """
     logits, theta, slope = gradient(), trainee.theta.detach(), trainee.theta.grad
     assert slope is not None
-    here, clean = theta.clone(), slope.clone()
-    tiny = torch.finfo(theta.dtype).tiny  # so that with a gradient of length zero nothing is divided by zero
-    theta.add_(_climb(here, clean, recipe))
+    start, first_gradient = theta.clone(), slope.clone()
+    tiny = torch.finfo(theta.dtype).tiny  # avoids a division by zero for a gradient of zero
+    theta.add_(_ascent_step(start, first_gradient, recipe))
     gradient()
-    theta.copy_(here)
-    across = clean - (clean @ slope) / slope.square().sum().clamp_min(tiny) * slope
-    slope.sub_(recipe.surrogate_gap * across)
+    theta.copy_(start)
+    orthogonal = first_gradient - (first_gradient @ slope) / slope.square().sum().clamp_min(tiny) * slope
+    slope.sub_(recipe.surrogate_gap * orthogonal)
     return logits
 
 
-def _climb(theta: Params, gradient: Params, recipe: ExpertRecipe) -> Params:
-    """The way uphill from θ to the point whose gradient is followed, `[P]`; nothing where the gradient is zero."""
+def _ascent_step(theta: Params, gradient: Params, recipe: ExpertRecipe) -> Params:
+    """The ascent step from θ to the point whose gradient is followed, `[P]`; zero where the gradient is zero."""
     tiny = torch.finfo(theta.dtype).tiny
     if recipe.adaptive_sam:
         return recipe.sam_rho * theta.square() * gradient / (theta * gradient).norm().clamp_min(tiny)
@@ -85,31 +85,31 @@ def train_experts(
 
     Any number of calls may fill a store at once. Trajectory k depends on (dataset, model, recipe, seed, k) alone, to
     the last bit where `count`, `workers` and the machine's threads are the same (see `plan_workers`). A killed call is
-    resumed by the same call: finished experts are kept, those that were cut short go on from their last whole epoch.
+    resumed by the same call: finished experts are kept, interrupted ones continue from their last complete epoch.
 
     Args:
         dataset: What the experts learn from.
         model: The network, as `build_model` takes it.
         recipe: How each is trained. None: `ExpertRecipe()`, MTT's.
         count: How many experts the store is to have.
-        store: The folder, or an address such as s3://BUCKET/FOLDER (see docs/cluster.md); each kind of experts has a
-            folder of its own in it.
+        store: The folder, or an address such as s3://BUCKET/FOLDER (see docs/cluster.md); each kind of experts has
+            its own folder in it.
         seed: Of all draws, initialisations included.
         dtype: How parameters are kept on disk: "float32", 4 bytes each, or "bfloat16", 2.
-        workers: Experts that are trained side by side on a CPU. None: one for each core.
-        stop_after: Train each for so many of the recipe's epochs only, 1 … E; rate drops and the like stay those of the
-            whole recipe. The same call with a larger number, or without, trains the same experts on, to the bits of one
-            that never stopped. None: to the end.
+        workers: Experts that are trained in parallel on a CPU. None: one for each core.
+        stop_after: Train each up to this epoch only, 1 … E; drops of the learning rate and the like remain those of the
+            whole recipe. The same call with a larger number, or without, continues the same experts; the result is
+            bitwise that of one that never stopped. None: to the end.
         shard: "I/N": only those with k % N == I − 1 are trained, k = 0 … `count` − 1, by one process for each I,
             without any locks, for file systems that have none or nodes that do not see each other's. None: all.
         engine: What computes derivatives: "auto", "native", "compiled", "compiled-bfloat16" or "eager". None:
             $ASTDISTILL_ENGINE, or the fastest that can.
-        device: Where the data is taken to, such as "cpu" or "cuda". None: where it lies.
-        threads: Threads of the CPU, split among the workers. None: torch's own number. Afterwards torch's number is
-            what it was before.
+        device: Device to which the data is moved, such as "cpu" or "cuda". None: its current device.
+        threads: Threads of the CPU, split among the workers. None: torch's own number. Torch's number is restored
+            afterwards.
         cluster: "auto" or HOST:PORT: each expert is trained on a node of that Ray cluster, by `threads` (None: one).
-            `store` must be an address, or lie where all nodes see it. None: on this machine.
-        allow_mixed: Take nodes of a cluster, too, that would compute other bits.
+            `store` must be an address, or a folder that all nodes see. None: on this machine.
+        allow_mixed: Also use nodes of a cluster that would compute different bits.
 
     Returns:
         The store, open for reading.
@@ -123,7 +123,7 @@ def train_experts(
     dataset = moved(dataset, device)
     with computing(engine, threads, cluster, allow_mixed):
         worker_plan = plan_workers(count, workers, dataset.device, [model])
-    mine = experts_of_shard(shard, count)
+    assigned = experts_of_shard(shard, count)
     recipe = recipe or ExpertRecipe()
     until = stop_after
     if until is None:
@@ -140,34 +140,34 @@ def train_experts(
     finished = [expert for expert, epochs in trained.items() if epochs >= recipe.epochs]
     PartialTrajectory.sweep(trajectories.scratch, finished)
     trajectories.files.tidy(finished)
-    missing = [expert for expert in mine if trained.get(expert, 0) < until]
+    missing = [expert for expert in assigned if trained.get(expert, 0) < until]
     if missing:
         trajectories.files.check_writable()
-        whole, done, images = len(mine) * until, (len(mine) - len(missing)) * until, len(dataset.train)
+        total, done, images = len(assigned) * until, (len(assigned) - len(missing)) * until, len(dataset.train)
         with (
             computing(engine, threads, cluster, allow_mixed),
-            bar("training experts (epochs)", whole, done, "images", images) as progress,
+            bar("training experts (epochs)", total, done, "images", images) as progress,
         ):
             _train_missing(dataset, trajectories, missing, until, worker_plan, progress, shard is None)
     return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
 
 
 def experts_of_shard(shard: str | None, count: int) -> range:
-    """The numbers of the experts that shard "I/N" of `count` has; all of them for None. Raises InputError for anything
-    else, and for a shard that has none."""
+    """The numbers of the experts in shard "I/N" of `count` experts; all of them for None. Raises InputError for
+    anything else, and for a shard without experts."""
     if shard is None:
         return range(count)
-    number, slash, of = shard.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+    number, slash, total = shard.partition("/")
+    if not (slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
         raise InputError(
             f"--shard {shard} was given; write I/N, this process's number of how many, for example --shard 1/2."
         )
-    mine = range(int(number) - 1, count, int(of))
-    if not mine:
+    assigned = range(int(number) - 1, count, int(total))
+    if not assigned:
         raise InputError(
             f"--shard {shard} has none of {count} experts; choose N of at most {count}, or raise --experts.count."
         )
-    return mine
+    return assigned
 
 
 def _train_missing(
@@ -179,45 +179,47 @@ def _train_missing(
     progress: Bar,
     locks: bool,
 ) -> None:
-    """Train experts that no other process is at; then wait for those that another one is at, and take over what it
-    leaves."""
-    each = expert_seconds(store.identity.recipe, len(dataset.train), until, store.identity.parameters, dataset.shape)
-    seconds = len(missing) * each
+    """Train experts that no other process is training; then wait for those of other processes, and continue those that
+    they leave unfinished."""
+    seconds_per_expert = expert_seconds(
+        store.identity.recipe, len(dataset.train), until, store.identity.parameters, dataset.shape
+    )
+    seconds = len(missing) * seconds_per_expert
     shared = (dataset, store, until, chosen(), locks)
     gpu = dataset.device.type != "cpu"
     with pool(_train_if_free, shared, worker_plan, progress, len(missing), seconds, gpu) as train:
-        if (there := used()) is not None and store.scratch == store.folder:
-            there.check_shared(store.folder)
+        if (cluster := used()) is not None and store.scratch == store.folder:
+            cluster.check_shared(store.folder)
         waiting = False
         while missing:
-            # Each worker waits for one at most: what it waits for may be done by another, while a third is left behind.
-            jobs = [(expert, waiting and place < worker_plan.workers) for place, expert in enumerate(missing)]
-            left = sorted(expert for (expert, _), done in train(jobs) if not done)
-            waiting, missing = len(left) == len(missing), left
+            # Each worker waits for at most one: its process may finish that one, while another one is left unfinished.
+            jobs = [(expert, waiting and index < worker_plan.workers) for index, expert in enumerate(missing)]
+            unfinished = sorted(expert for (expert, _), done in train(jobs) if not done)
+            waiting, missing = len(unfinished) == len(missing), unfinished
 
 
 def _train_if_free(
     shared: tuple[Dataset, TrajectoryStore, int, str, bool], job: tuple[int, bool], progress: Bar
 ) -> bool:
-    """Train one expert unless another process is at it, with True in the job once that one has let go; whether it has
-    all its epochs."""
+    """Train one expert unless another process is training it; if the job contains True, wait for that process first.
+    Returns whether the expert has all its epochs."""
     (dataset, store, until, engine, locks), (expert, wait) = shared, job
-    with _alone(store, expert, wait, locks) as held, using(engine):
-        if held and store.trained_epochs(expert) < until:
+    with _expert_lock(store, expert, wait, locks) as locked, using(engine):
+        if locked and store.trained_epochs(expert) < until:
             train_expert(dataset, store, expert, until, progress)
     return store.trained_epochs(expert) >= until
 
 
 @contextmanager
-def _alone(store: TrajectoryStore, expert: int, wait: bool, locks: bool) -> Iterator[bool]:
-    """Hold the lock of one expert, so that no two processes train the same one: that saves work, and nothing is lost
-    where locks do not work. Raises InputError where there are none."""
+def _expert_lock(store: TrajectoryStore, expert: int, wait: bool, locks: bool) -> Iterator[bool]:
+    """Hold the lock of one expert, so that no two processes train the same one: that saves work, and nothing is lost if
+    locks do not work. Raises InputError if the file system has no locks."""
     if not locks:
         yield True
         return
     with ExitStack() as stack:
         try:
-            free = stack.enter_context(lock(store.scratch / f".{expert:03d}.lock", wait=wait))
+            acquired = stack.enter_context(lock(store.scratch / f".{expert:03d}.lock", wait=wait))
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
@@ -225,14 +227,14 @@ def _alone(store: TrajectoryStore, expert: int, wait: bool, locks: bool) -> Iter
                 f"The file system of {store.scratch} has no locks ({error.strerror}); train the experts there without "
                 "them: astdistill experts PRESET --shard 1/1, or in two processes --shard 1/2 and --shard 2/2."
             ) from error
-        yield free
+        yield acquired
 
 
 def expert_seconds(
     recipe: ExpertRecipe, images: int, epochs: int, parameters: int, shape: tuple[int, int, int]
 ) -> float:
-    """A guess at what one core takes for so many epochs of one expert, by which workers are started; with the penalty's
-    second derivatives a step costs about three."""
+    """Estimate of the seconds that one core takes for `epochs` epochs of one expert, by which workers are started; with
+    the penalty's second derivatives a step costs about three."""
     steps = epochs * math.ceil(images / recipe.batch)
     seconds = training_seconds(steps, epochs * images, parameters, shape[1] * shape[2])
     if recipe.penalty > 0:
@@ -243,15 +245,15 @@ def expert_seconds(
 
 
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar) -> None:
-    """Train one expert to epoch `until`, from where it is, and put its file into the store, unless another process does
-    so meanwhile."""
+    """Train one expert to epoch `until`, from its current epoch, and put its file into the store, unless another
+    process does so first."""
     identity, files = store.identity, store.files
     files.fetch(expert, identity.recipe.epochs)
     with PartialTrajectory.held(store.scratch, expert, identity.parameters) as partial, files.at_work(partial):
-        _train_in(partial, dataset, store, expert, until, progress)
+        _train_epochs(partial, dataset, store, expert, until, progress)
 
 
-def _train_in(
+def _train_epochs(
     partial: PartialTrajectory, dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar
 ) -> None:
     identity, recipe, classes = store.identity, store.identity.recipe, len(store.identity.classes)
@@ -274,8 +276,8 @@ def _train_in(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(epoch)
         before = trainee.theta.detach().clone()
-        with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
-            right = train_epoch(
+        with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw random numbers in training
+            correct = train_epoch(
                 trainee,
                 optimiser,
                 dataset.train,
@@ -285,14 +287,14 @@ def _train_in(
                 derive(identity.seed, "expert", expert, epoch),
             )
         after = trainee.theta.detach()
-        seen = read({"right": right, "step": (after - before).double().square().sum()})
-        if not math.isfinite(step := seen["step"]):
+        measured = read({"right": correct, "step": (after - before).double().square().sum()})
+        if not math.isfinite(step := measured["step"]):
             raise DivergedError(
                 f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (learning rate "
                 f"{recipe.rate(epoch):g}); lower the recipe's learning rate or penalty and train again. "
                 f"Finished experts are kept."
             )
-        curves.train_accuracy.append(100 * seen["right"] / len(dataset.train))
+        curves.train_accuracy.append(100 * measured["right"] / len(dataset.train))
         curves.test_accuracy.append(accuracy(trainee.logits, dataset.test))
         curves.step_squared.append(step)
         partial.append(after, optimiser, curves)
@@ -315,8 +317,8 @@ def train_epoch(
     epoch: int,
     seed: int,
 ) -> Scalar:
-    """Train for one pass over `split`; how many of the augmented images were taken for their own class as they came,
-    left on the device.
+    """Train for one pass over `split`. Returns how many augmented images were classified correctly during the pass, on
+    the device.
 
     The host never waits for an accelerator in between.
     """
@@ -337,7 +339,7 @@ def train_epoch(
 def expert_gradient(
     trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int
 ) -> Logits:
-    """The logits of one batch; the direction that the recipe steps against goes to `theta.grad`."""
+    """The logits of one batch; the gradient that the recipe descends along is stored in `theta.grad`."""
     if recipe.sam_rho == 0:
         return loss_gradient(trainee, images, augmented, targets, recipe, epoch)
     return sharpness_aware(
@@ -350,10 +352,10 @@ def expert_gradient(
 def loss_gradient(
     trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int
 ) -> Logits:
-    """The logits of one batch; the gradient of c_e × cross-entropy + λ × gradient penalty goes to `theta.grad`
+    """The logits of one batch; the gradient of c_e × cross-entropy + λ × gradient penalty is stored in `theta.grad`
     (docs/method.md, section 2, parts 1 and 2).
 
-    Sound: the penalty is taken on the batch that the cross-entropy sees, and their forward pass is shared.
+    In the corrected form the penalty uses the same batch as the cross-entropy, and they share the forward pass.
     """
     theta, clip = trainee.theta, recipe.clip(epoch)
     if recipe.penalty > 0 and recipe.penalty_form == "image":
@@ -362,9 +364,9 @@ def loss_gradient(
     assert theta.grad is not None
     theta.grad.mul_(clip)
     if recipe.penalty > 0:
-        entropy = theta.grad.clone()
+        entropy_gradient = theta.grad.clone()
         trainee.penalised(images, None, recipe.penalty, form=recipe.penalty_form)
-        theta.grad.add_(entropy)
+        theta.grad.add_(entropy_gradient)
     return logits
 
 

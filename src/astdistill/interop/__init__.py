@@ -1,4 +1,4 @@
-"""Files of other code bases and of the Hugging Face hub, read and written, and a distilled set in use."""
+"""Read and write files of other code bases and of the Hugging Face hub, and use distilled sets."""
 
 from .distilled import Distilled, distill, import_set, load
 from .exporters import export

@@ -1,4 +1,4 @@
-"""A distilled set in use: it trains anybody's network, feeds anybody's loop, and is written for other programs."""
+"""Use a distilled set: train any network on it, iterate over it in any training loop, export it for other programs."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ Arguments = ParamSpec("Arguments")
 
 @dataclass(frozen=True, repr=False)
 class Distilled(SyntheticSet):
-    """A `SyntheticSet` with its uses: what `astdistill.load`, `distill` and `import_set` give."""
+    """A `SyntheticSet` with methods to use it: what `astdistill.load`, `distill` and `import_set` return."""
 
     @classmethod
     def of(cls, synthetic: SyntheticSet) -> Self:
-        """The same set, with its uses; no tensor is copied.
+        """The same set as a `Distilled`; no tensor is copied.
 
         Args:
             synthetic: Any distilled set.
@@ -52,28 +52,28 @@ class Distilled(SyntheticSet):
         recipe: EvalRecipe = MTT_PROTOCOL,
         seed: int = 0,
     ) -> Network:
-        """`network`, trained in place on this set alone as the evaluation trains its own, and left in evaluation mode.
+        """Train `network` in place on this set alone, as the evaluation does, and leave it in evaluation mode.
 
         The same arguments give the same bits on a CPU.
 
-        The network sees whitened images, and so must it when it is used:
+        The network is trained on whitened images and expects them at inference:
         `network(synthetic.preprocessing.apply(images01))`, or `synthetic.accuracy(network, images01, labels)`.
 
         Args:
             network: Any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on
-                whatever device it lies; parameters with `requires_grad` False stay as they are.
-            epochs: Those of `recipe` in its place, one or more; the released count, which MTT's protocol has, makes one
-                pass more over the set. Not for a recipe that counts steps. None: the recipe's own.
-            lr: Learning rate. None: that of `recipe`, and where it leaves it open, the set's learned one.
+                any device; parameters with `requires_grad` False stay unchanged.
+            epochs: Number of epochs in place of the recipe's, one or more; the released count, which MTT's protocol
+                has, makes one more pass over the set. Not for a recipe that counts steps. None: the recipe's own.
+            lr: Learning rate. None: that of `recipe` or, where the recipe has none, the learned one of the set.
             recipe: The protocol (MTT's by default, arXiv 2203.11932: 1000 epochs, the learning rate dropped at half);
-                what it leaves open is the set's: augmentation, hard or soft labels, crops of textures.
+                what it leaves open is taken from the set: augmentation, hard or soft labels, crops of textures.
             seed: Of the order of the images, of augmentation and of dropout.
 
         Returns:
             The same module.
 
         Raises:
-            InputError: For a network that does not fit, before it is touched, and for epochs that cannot be.
+            InputError: For a network that does not fit, before it is changed, and for an invalid number of epochs.
             DivergedError: The loss stopped being finite.
         """
         if epochs is not None and (epochs < 1 or recipe.steps):
@@ -81,10 +81,10 @@ class Distilled(SyntheticSet):
             raise InputError(f"epochs={epochs} was given{counts}; give 1 or more to a recipe that counts epochs.")
         changes = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
         recipe = recipe.replace(**changes).augmented(self.augmentation)
-        learned = self._learned(network)
-        examples = TensorExamples.of(self, recipe.lr, learned[0].device, learned[0].dtype)
+        trainable = self._trainable_parameters(network)
+        examples = TensorExamples.of(self, recipe.lr, trainable[0].device, trainable[0].dtype)
         recipe = recipe.for_images(len(examples))
-        trainee, total = Trainee(network, learned), torch.zeros((), device=learned[0].device)
+        trainee, total = Trainee(network, trainable), torch.zeros((), device=trainable[0].device)
         title = f"training {type(network).__name__} on {len(self.images)} synthetic images (images seen)"
         with seeded(seed, "train", "dropout"), bar(title, recipe.passes * examples.seen, 0, "images") as progress:
             for losses in train_epochs(trainee, examples, recipe, lambda epoch: rng(seed, "train", epoch)):
@@ -100,9 +100,9 @@ class Distilled(SyntheticSet):
         return network
 
     def accuracy(self, network: nn.Module, images01: Images, labels: Labels) -> float:
-        """The percentage of images that `network` takes for their class.
+        """The percentage of images that `network` classifies correctly.
 
-        Whitens them as the set is, and computes in evaluation mode on the network's device.
+        Whitens the images as the set is, and computes in evaluation mode on the network's device.
 
         Args:
             network: Any module from whitened images `[B, C, H, W]` to logits `[B, K]`.
@@ -112,12 +112,12 @@ class Distilled(SyntheticSet):
         Raises:
             InputError: For images of another shape or range, and for labels that are not those of the images.
         """
-        self._check_photos(images01, labels)
-        like, mode = next(network.parameters()), network.training
-        whitening = self.preprocessing.to(like.device).for_batches()
+        self._check_images(images01, labels)
+        parameter, mode = next(network.parameters()), network.training
+        whitening = self.preprocessing.to(parameter.device).for_batches()
 
         def logits(batch: Batch) -> Logits:
-            return network(whitening.map_batch(batch.to(like.device)).to(like.dtype)).cpu()
+            return network(whitening.map_batch(batch.to(parameter.device)).to(parameter.dtype)).cpu()
 
         network.eval()
         try:
@@ -138,7 +138,7 @@ class Distilled(SyntheticSet):
         return DistilledImages(decoded, decoded.images.detach().cpu(), seed)
 
     def export(self, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
-        """The new `folder`, which holds the set as the files of `format`; see `astdistill.export`.
+        """Write the set into a new `folder` as the files of `format`, and return the folder; see `astdistill.export`.
 
         Args:
             format: "huggingface", "mtt", "npz", "png" or "torch".
@@ -147,11 +147,11 @@ class Distilled(SyntheticSet):
         """
         return exporters.export(self, format, folder, scores=scores)
 
-    def _learned(self, network: nn.Module) -> list[nn.Parameter]:
-        """The parameters that training moves. Raises InputError for a network that cannot learn this set."""
+    def _trainable_parameters(self, network: nn.Module) -> list[nn.Parameter]:
+        """The parameters that training changes. Raises InputError for a network that cannot be trained on this set."""
         name, (channels, height, width) = type(network).__name__, self.shape
-        learned = [part for part in network.parameters() if part.requires_grad]
-        if not learned:
+        trainable = [part for part in network.parameters() if part.requires_grad]
+        if not trainable:
             raise InputError(
                 f"{name} has no parameter that may change; give a network of which some have requires_grad True."
             )
@@ -161,20 +161,22 @@ class Distilled(SyntheticSet):
                 "move it whole: network.to('cpu', torch.float32)"
             )
         remedy = f"astdistill.build_model('convnet-d3', {self.shape}, {len(self.classes)}) makes one that does."
-        logits = self._tried(
-            network, torch.zeros(2, channels, height, width, device=learned[0].device, dtype=learned[0].dtype), remedy
+        logits = self._try_forward(
+            network,
+            torch.zeros(2, channels, height, width, device=trainable[0].device, dtype=trainable[0].dtype),
+            remedy,
         )
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, len(self.classes)):
-            given = f"a {type(logits).__name__}"
+            output = f"a {type(logits).__name__}"
             if isinstance(logits, Tensor):
-                given = f"logits of shape {list(logits.shape)}"
+                output = f"logits of shape {list(logits.shape)}"
             raise InputError(
-                f"{name} gives {given} for 2 images, and the set has {len(self.classes)} classes; {remedy}"
+                f"{name} gives {output} for 2 images, and the set has {len(self.classes)} classes; {remedy}"
             )
-        return learned
+        return trainable
 
-    def _tried(self, network: nn.Module, images: Batch, remedy: str) -> object:
-        """What the network says of images of the set's shape; it stays as it was."""
+    def _try_forward(self, network: nn.Module, images: Batch, remedy: str) -> object:
+        """The network's output for images of the set's shape; the network stays unchanged."""
         mode = network.training
         try:
             with torch.no_grad():
@@ -188,7 +190,7 @@ class Distilled(SyntheticSet):
         finally:
             network.train(mode)
 
-    def _check_photos(self, images01: Images, labels: Labels) -> None:
+    def _check_images(self, images01: Images, labels: Labels) -> None:
         if images01.ndim != 4 or tuple(images01.shape[1:]) != self.shape or not len(images01):
             raise InputError(
                 f"Images of shape {tuple(images01.shape)} were given; "
@@ -207,13 +209,13 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
     both on the CPU.
 
     Each sub-image of a slot is an item. Of textures each item is a random circular crop, of which every canvas has
-    `canvas_samples`; the crops of an epoch depend on `seed`, `epoch` and the item's number alone, and `set_epoch` moves
-    on to the next. Augmentation is not in here, since one is drawn for a whole batch: `SyntheticSet.augmentation` names
-    it.
+    `canvas_samples`; the crops of an epoch depend on `seed`, `epoch` and the item's number alone, and `set_epoch`
+    selects the epoch. Augmentation is not included, since it is drawn for a whole batch: `SyntheticSet.augmentation`
+    names it.
 
     Args:
         synthetic: The set, without slots of several sub-images.
-        images: `[N, C, H, W]`, its images, or what stands for them.
+        images: `[N, C, H, W]`, the images of the set, or other pixels in their place.
         seed: Of the crops of textures.
     """
 
@@ -227,7 +229,7 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
         self._texture, self._size = synthetic.texture, synthetic.shape[1:]
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the crops of textures from those of `epoch`; before a DataLoader begins it, as with a
+        """Use the crops of textures of `epoch`; call it before the DataLoader starts the epoch, as with a
         DistributedSampler.
 
         Args:
@@ -258,7 +260,7 @@ def load(path: str | Path, *, trust: str | Sequence[str] = ()) -> Distilled:
             several. No other one is imported.
 
     Returns:
-        The set, with its uses.
+        The set.
 
     Raises:
         InputError: For anything else.
@@ -267,15 +269,16 @@ def load(path: str | Path, *, trust: str | Sequence[str] = ()) -> Distilled:
     return Distilled.load(path)
 
 
-def _in_use(made: Callable[Arguments, SyntheticSet]) -> Callable[Arguments, Distilled]:
-    """The same function, whose set has its uses; those who compute sets lie below those who use them."""
+def _returning_distilled(compute: Callable[Arguments, SyntheticSet]) -> Callable[Arguments, Distilled]:
+    """Wrap `compute` to return a `Distilled`; the packages that compute sets are below this one and cannot import
+    it."""
 
-    @functools.wraps(made)
-    def function(*arguments: Arguments.args, **named: Arguments.kwargs) -> Distilled:
-        return Distilled.of(made(*arguments, **named))
+    @functools.wraps(compute)
+    def function(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Distilled:
+        return Distilled.of(compute(*arguments, **keywords))
 
     return function
 
 
-distill = _in_use(distillation.distill)
-import_set = _in_use(import_sets.import_set)
+distill = _returning_distilled(distillation.distill)
+import_set = _returning_distilled(import_sets.import_set)

@@ -1,4 +1,4 @@
-"""The formats that a distilled set can be written in, by name, and the one way to write it."""
+"""The formats that a distilled set can be exported in, by name, and the export itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMATS: dict[str, Format] = {each.name: each for each in (HUGGINGFACE, MTT, NPZ
 
 
 def export(synthetic: SyntheticSet, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
-    """The folder, which holds `synthetic` as the files of `format`, all of them or none, without paths of this machine.
+    """Write `synthetic` into a folder as the files of `format`, all of them or none, without paths of this machine.
 
     Args:
         synthetic: The set to write.
@@ -27,8 +27,7 @@ def export(synthetic: SyntheticSet, format: str, folder: str | Path, *, scores: 
         The folder.
 
     Raises:
-        InputError: For a format that there is not, for a folder that holds anything already, and for scores of another
-            set.
+        InputError: For an unknown format, for a folder that is not empty, and for scores of another set.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)

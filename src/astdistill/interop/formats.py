@@ -23,21 +23,21 @@ class Format:
     """A way to write a distilled set for other programs."""
 
     name: str
-    """What `--format` calls it."""
+    """The name in `--format`."""
     text: str
-    """One sentence: what is written, and who reads it."""
+    """One sentence: what is written, and which programs read it."""
     write: Callable[[SyntheticSet, Scores | None, Path], None]
-    """Writes the set, which is fit to be published, with the sub-images of slots as images of their own, and its scores
-    where there are any, into an empty folder. Packages that not everybody has are imported inside."""
+    """Writes the set, prepared for publication and with the sub-images of slots as separate images, and its scores, if
+    any, into an empty folder. Optional packages are imported inside."""
     keeps_slots: bool = False
-    """Whether `write` is given slots as they are, because its folder holds a synthetic.safetensors that says so."""
+    """Whether `write` gets slots unchanged, because it also writes a synthetic.safetensors that describes them."""
 
 
 ARRAYS = "images (as networks see them), pixels, labels, targets, lr, preprocessing.*, classes and header (JSON)"
 
 
 def _tensors(synthetic: SyntheticSet) -> dict[str, Tensor]:
-    """The numbers of the set, on the CPU: images and pixels `[N, C, H, W]`, labels `[N]`, targets `[N, K]` as
+    """The tensors of the set, on the CPU: images and pixels `[N, C, H, W]`, labels `[N]`, targets `[N, K]` as
     distributions, lr."""
     tensors = {
         "images": synthetic.images,
@@ -52,15 +52,15 @@ def _tensors(synthetic: SyntheticSet) -> dict[str, Tensor]:
 
 def _write_npz(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
     arrays = {name: tensor.numpy() for name, tensor in _tensors(synthetic).items()}
-    words = {"classes": np.array(synthetic.classes), "header": np.array(json.dumps(synthetic.header()))}
+    texts = {"classes": np.array(synthetic.classes), "header": np.array(json.dumps(synthetic.header()))}
     with replacing(folder / "synthetic.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays, **words)
+        np.savez(file, allow_pickle=False, **arrays, **texts)
 
 
 def _write_torch(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
-    words = {"classes": list(synthetic.classes), "header": json.dumps(synthetic.header())}
+    texts = {"classes": list(synthetic.classes), "header": json.dumps(synthetic.header())}
     with replacing(folder / "synthetic.pt") as temporary:
-        torch.save(_tensors(synthetic) | words, temporary)
+        torch.save(_tensors(synthetic) | texts, temporary)
 
 
 NPZ = Format("npz", f"synthetic.npz, which numpy.load reads without pickle: {ARRAYS}", _write_npz)
@@ -71,8 +71,8 @@ IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr.pt"
 
 
 def labels_of(synthetic: SyntheticSet) -> Labels | Targets:
-    """Class numbers `[N]`, or logits `[N, K]` where the targets are not one-hot (DATM, TESLA); of weights those of
-    their shares, since the scripts know distributions alone."""
+    """Class numbers `[N]`, or logits `[N, K]` where the targets are not one-hot (DATM, TESLA); for weights those of
+    their shares, since the scripts support distributions only."""
     if synthetic.labels == "soft":
         return synthetic.targets
     if synthetic.certain:
@@ -81,11 +81,11 @@ def labels_of(synthetic: SyntheticSet) -> Labels | Targets:
 
 
 def logits_of(probabilities: Targets) -> Targets:
-    """Logits whose softmax the given distributions are."""
+    """Logits whose softmax gives these distributions."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
-def _write(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
+def _write_mtt(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
     for name, tensor in ((IMAGES, synthetic.images), (LABELS, labels_of(synthetic)), (RATE, synthetic.lr)):
         with replacing(folder / name) as temporary:
             torch.save(tensor.detach().cpu().contiguous().clone(), temporary)
@@ -95,14 +95,14 @@ MTT = Format(
     "mtt",
     f"{IMAGES} [N, C, H, W] as networks see them, {LABELS} (numbers, or logits) and {RATE}, "
     "for the scripts of MTT and its successors",
-    _write,
+    _write_mtt,
 )
 RANGES = "unclipped/ranges.csv"
 
 
 def _write_png(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
     unclipped = synthetic.unclipped()
-    names = _names(synthetic)
+    names = _file_names(synthetic)
     low, high = unclipped.amin(dim=(1, 2, 3)), unclipped.amax(dim=(1, 2, 3))
     for kind, pixels in (("clipped", unclipped.clamp(0, 1)), ("unclipped", stretched(unclipped))):
         for name, picture in zip(names, colours(pixels), strict=True):
@@ -112,10 +112,10 @@ def _write_png(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
     write_text(folder / RANGES, "\n".join(["file,black is,white is", *rows]) + "\n")
 
 
-def _names(synthetic: SyntheticSet) -> list[str]:
-    """`0000-apple.png` and so on: the place in the set and the most probable class."""
+def _file_names(synthetic: SyntheticSet) -> list[str]:
+    """`0000-apple.png` and so on: the number in the set and the most probable class."""
     labels = synthetic.hard_labels.tolist()
-    return [f"{place:04d}-{file_name(synthetic.classes[label])}.png" for place, label in enumerate(labels)]
+    return [f"{number:04d}-{file_name(synthetic.classes[label])}.png" for number, label in enumerate(labels)]
 
 
 PNG = Format(

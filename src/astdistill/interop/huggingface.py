@@ -1,4 +1,4 @@
-"""A data set folder that `datasets.load_dataset` opens, with its card, and its way to the Hugging Face hub."""
+"""A data set folder that `datasets.load_dataset` opens, with its card, and its upload to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .reproduction import again
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 SIZES = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
-"""The hub's words for how many images there are, below each number."""
+"""The hub's size categories, by the number of images that each is below."""
 WHITENING = {
     "none": "pixels in [0, 1]: nothing was subtracted or divided",
     "standard": "pixels less the mean and divided by the deviation of their channel",
@@ -45,7 +45,7 @@ def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
 
 
 def described(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path, picture: bool) -> str:
-    """README.md of a set in `folder`, as Markdown; `picture` says whether its picture lies there too."""
+    """README.md of a set in `folder`, as Markdown; `picture`: whether the folder holds the picture too."""
     sections = {
         "Figures": _figures(scores),
         "Measure it again": again(synthetic, scores, folder),
@@ -55,21 +55,21 @@ def described(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path
 
 
 def _page(synthetic: SyntheticSet, sections: dict[str, str], picture: bool) -> str:
-    """The title, the picture, one sentence, and the sections with those that every card has."""
-    sections |= {"How it was made": _made(synthetic), "Citation": _citation(synthetic.method)}
+    """The title, the picture, one sentence, and the sections followed by those of every card."""
+    sections |= {"How it was made": _provenance_text(synthetic), "Citation": _citation(synthetic.method)}
     body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items())
-    family, way = _family(synthetic.method), ""
+    family, by_family = _family(synthetic.method), ""
     if family:
-        way = f" by {family}"
-    shown = f"![The distilled images]({RunDir.images})\n\n" * picture
+        by_family = f" by {family}"
+    image = f"![The distilled images]({RunDir.images})\n\n" * picture
     return (
-        f"# {_title(synthetic)}\n\n{shown}"
-        f"A synthetic data set made{way} with astdistill: networks are trained on these images alone.\n\n{body}\n"
+        f"# {_title(synthetic)}\n\n{image}"
+        f"A synthetic data set made{by_family} with astdistill: networks are trained on these images alone.\n\n{body}\n"
     )
 
 
 def _method(name: str) -> Method | None:
-    """The method called `name`, where it is known here."""
+    """The method called `name`; None where it is unknown."""
     try:
         return find_method(name)
     except InputError:
@@ -77,7 +77,7 @@ def _method(name: str) -> Method | None:
 
 
 def _family(name: str) -> str:
-    """What its outer step says that it is."""
+    """The family of the method's outer step; '' for an unknown method."""
     method = _method(name)
     if method is None:
         return ""
@@ -88,7 +88,7 @@ def _front(synthetic: SyntheticSet, title: str, parts: str) -> str:
     from huggingface_hub import DatasetCardData
 
     data = DatasetCardData(
-        license="unknown",  # that of the real images, which we do not know, may hold for what was made of them
+        license="unknown",  # the license of the real images, which is not known here, may apply
         task_categories=["image-classification"],
         tags=["dataset-distillation", "synthetic", *_family(synthetic.method).replace(" ", "-").split()],
         pretty_name=title,
@@ -99,9 +99,9 @@ def _front(synthetic: SyntheticSet, title: str, parts: str) -> str:
 
 
 def _size(count: int) -> str:
-    for above, word in SIZES.items():
-        if count < above:
-            return word
+    for limit, category in SIZES.items():
+        if count < limit:
+            return category
     return "100K<n<1M"
 
 
@@ -122,8 +122,8 @@ def _columns(synthetic: SyntheticSet) -> str:
         ("label", f"its class, one of {len(synthetic.classes)}"),
     ]
     if not synthetic.certain:
-        said = {"weights": "the weight of each class in the loss, −Σ weight · log p"}
-        text = said.get(synthetic.labels, "what networks are trained to say: a probability for each class")
+        weights_text = {"weights": "the weight of each class in the loss, −Σ weight · log p"}
+        text = weights_text.get(synthetic.labels, "what networks are trained to say: a probability for each class")
         rows.append(("soft_label", text))
     rows.append(("values", f"the image to train on, float32 [{channels}, {height}, {width}], as networks see it"))
     lines = "\n".join(f"| `{name}` | {text} |" for name, text in rows)
@@ -149,28 +149,30 @@ def _columns(synthetic: SyntheticSet) -> str:
 
 def _use(synthetic: SyntheticSet, path: str) -> str:
     augmentation = synthetic.augmentation.replace("_", ", ") or "none"
-    whole = ""
+    completion = ""
     if not synthetic.preprocessing.whole:  # its matrix comes with the real data
-        whole = "dataset = ad.load_dataset(synthetic.data)\nsynthetic = synthetic.completed(dataset.preprocessing)\n"
+        completion = (
+            "dataset = ad.load_dataset(synthetic.data)\nsynthetic = synthetic.completed(dataset.preprocessing)\n"
+        )
     return (
-        f'```python\nimport astdistill as ad\nsynthetic = ad.load("{path}")\n{whole}'
+        f'```python\nimport astdistill as ad\nsynthetic = ad.load("{path}")\n{completion}'
         "network = synthetic.train(my_network)\n"
         "logits = network(synthetic.preprocessing.apply(photos))    # photos in [0, 1]\n```\n\n"
-        f"The {_learned(synthetic.method)}learning rate is {float(synthetic.lr):.6g}; augmentation by DSA: "
+        f"The {_learned_text(synthetic.method)}learning rate is {float(synthetic.lr):.6g}; augmentation by DSA: "
         f"{augmentation}."
     )
 
 
-def _learned(name: str) -> str:
-    """A word for the learning rate of a set by the method called `name`: it was learned, as far as is known."""
+def _learned_text(name: str) -> str:
+    """'learned ', or '' where the method called `name` is known not to learn the learning rate."""
     method = _method(name)
     if method is not None and "lr" not in method.learn:
         return ""
     return "learned "
 
 
-def _made(synthetic: SyntheticSet) -> str:
-    known = synthetic.provenance
+def _provenance_text(synthetic: SyntheticSet) -> str:
+    origin = synthetic.provenance
     facts: dict[str, Any] = {
         "method": synthetic.method or "unknown",
         "student network": synthetic.model,
@@ -178,22 +180,22 @@ def _made(synthetic: SyntheticSet) -> str:
         "whitening": synthetic.preprocessing.kind,
         "labels": synthetic.labels,
         "momentum of the student": synthetic.momentum,
-        **{name: known[name] for name in ("iteration", "seed", "commit") if known.get(name) is not None},
+        **{name: origin[name] for name in ("iteration", "seed", "commit") if origin.get(name) is not None},
         **{
             f"{name} (version)": version
-            for name, version in known.get("versions", {}).items()
+            for name, version in origin.get("versions", {}).items()
             if name in ("astdistill", "torch")
         },
     }
     lines = "\n".join(f"* {name}: {value}" for name, value in facts.items())
-    settings = _read_settings(known.get("settings", {}), _method(synthetic.method))
-    settings |= {name: known[name] for name in ("step",) if name in known}
+    settings = _used_settings(origin.get("settings", {}), _method(synthetic.method))
+    settings |= {name: origin[name] for name in ("step",) if name in origin}
     if not settings:
         return lines
     return f"{lines}\n\n```json\n{json.dumps(settings, indent=2)}\n```"
 
 
-def _read_settings(settings: dict[str, Any], method: Method | None) -> dict[str, Any]:
+def _used_settings(settings: dict[str, Any], method: Method | None) -> dict[str, Any]:
     """Those of the distillation's settings that the method's outer step reads."""
     if method is None:
         return settings
@@ -201,20 +203,20 @@ def _read_settings(settings: dict[str, Any], method: Method | None) -> dict[str,
 
 
 def _citation(method: str) -> str:
-    """The paper of the method, where the method is known."""
-    known = _method(method)
+    """The paper of the method, or a sentence where it is unknown."""
+    found = _method(method)
     if not method:
         return "The method is not known."
-    if known is None:
+    if found is None:
         return f"The method '{method}' names no paper; ask whoever published this set."
-    paper = known.paper
+    paper = found.paper
     links = "".join(f" <https://arxiv.org/abs/{number}>" for number in ARXIV.findall(paper))
     return f"Please cite the paper of the method: {paper}.{links}"
 
 
 def parts_of(synthetic: SyntheticSet) -> str:
-    """The path of the parquet file, which names its contents: `datasets` takes tables of one name for the same one, and
-    would show another set that it has read before."""
+    """The path of the parquet file, with a hash of its contents: `datasets` caches tables by name and would otherwise
+    return another set that it has read before."""
     contents = (
         synthetic.images.cpu().contiguous().numpy().tobytes(),
         synthetic.targets.cpu().contiguous().numpy().tobytes(),
@@ -222,7 +224,7 @@ def parts_of(synthetic: SyntheticSet) -> str:
     return f"data/train-00000-of-00001-{hashlib.sha256(b''.join(contents)).hexdigest()[:12]}.parquet"
 
 
-def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None:
+def _write_folder(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None:
     save_grid(synthetic, RunDir(folder).images)
     synthetic.save(RunDir(folder).synthetic)
     if scores is not None:
@@ -233,7 +235,7 @@ def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None
 
 
 def _write_parquet(synthetic: SyntheticSet, path: Path) -> None:
-    """One row an image: `image`, `label`, `soft_label` where targets are not one-hot, and `values`, the floats
+    """Write one row per image: `image`, `label`, `soft_label` where targets are not one-hot, and `values`, the floats
     themselves."""
     import datasets
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
@@ -246,23 +248,23 @@ def _write_parquet(synthetic: SyntheticSet, path: Path) -> None:
         "values": datasets.Array3D(tuple(synthetic.images.shape[1:]), "float32"),
     }
     columns = {
-        "image": [{"bytes": data, "path": None} for data in _encoded(synthetic)],
+        "image": [{"bytes": data, "path": None} for data in _png_files(synthetic)],
         "label": synthetic.hard_labels.tolist(),
         "soft_label": synthetic.probabilities.detach().cpu().numpy(),
         "values": synthetic.images.detach().float().cpu().numpy(),
     }
     rows = datasets.Dataset.from_dict({name: columns[name] for name in features}, features=datasets.Features(features))
-    shown = is_progress_bar_enabled()
+    enabled = is_progress_bar_enabled()
     disable_progress_bar()
     try:
         with replacing(path) as temporary:
             rows.to_parquet(str(temporary))
     finally:
-        if shown:
+        if enabled:
             enable_progress_bar()
 
 
-def _encoded(synthetic: SyntheticSet) -> list[bytes]:
+def _png_files(synthetic: SyntheticSet) -> list[bytes]:
     """The pixels as PNG files: one channel grey, three as RGB, any other number as their grey mean."""
     from PIL import Image
 
@@ -280,14 +282,14 @@ HUGGINGFACE = Format(
     "huggingface",
     "a data set folder with a card, parquet (image, label, soft_label, values), its picture and synthetic.safetensors; "
     "datasets.load_dataset(FOLDER) opens it",
-    _write,
+    _write_folder,
     keeps_slots=True,
 )
 
 
 def check_push(name: str) -> None:
-    """Raise InputError, before anything is written, for a name that the hub would not take, and where nobody is logged
-    in."""
+    """Raise InputError, before anything is written, for a name that the hub does not accept, and where no user is
+    logged in."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -306,10 +308,9 @@ def check_push(name: str) -> None:
 
 
 def push(folder: Path, name: str, private: bool = False) -> str:
-    """The address of the data set `name` on the hub, which now holds the files of `folder`; it is made if there is
-    none.
+    """Upload the files of `folder` to the data set `name` on the hub, which is created if absent; returns its address.
 
-    Raises InputError where the hub refuses or cannot be reached; the folder stays as it is.
+    Raises InputError where the hub refuses or cannot be reached; the folder stays unchanged.
     """
     from huggingface_hub import HfApi
 

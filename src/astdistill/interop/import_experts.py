@@ -1,4 +1,5 @@
-"""Expert trajectories of other code bases, made into a store: `replay_buffer_*.pt` of MTT, FTD, TESLA, DATM and AST."""
+"""Expert trajectories of other code bases, imported into a store: `replay_buffer_*.pt` of MTT, FTD, TESLA, DATM and
+AST."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ class Layout:
 
     @staticmethod
     def of(model: str, image: tuple[int, int, int], classes: int) -> Layout:
-        """The layout of `model` for images of shape (C, H, W). Raises InputError for a network whose parameters are not
-        all of it."""
+        """The layout of `model` for images of shape (C, H, W). Raises InputError for a network with state besides its
+        parameters."""
         named = dict(FlatModel(build_model(model, image, classes)).module.named_parameters())
         return Layout(model, image, classes, tuple(named), tuple(tuple(part.shape) for part in named.values()))
 
@@ -56,32 +57,31 @@ class Layout:
         """P."""
         return sum(torch.Size(shape).numel() for shape in self.shapes)
 
-    def check(self, given: Sequence[Shape], where: str) -> None:
-        """Raise InputError, with the network that does fit where there is one, unless these are the network's
-        shapes."""
-        if tuple(given) == self.shapes:
+    def check(self, shapes: Sequence[Shape], source: str) -> None:
+        """Raise InputError, which names a network that fits if there is one, unless `shapes` are the network's."""
+        if tuple(shapes) == self.shapes:
             return
         channels, height, width = self.image
-        wanted = f"'{self.model}' for {self.classes} classes of {channels}×{height}×{width} images"
-        raise InputError(f"{where} {self._difference(given)} of {wanted}; {self._remedy(given)}")
+        expected = f"'{self.model}' for {self.classes} classes of {channels}×{height}×{width} images"
+        raise InputError(f"{source} {self._difference(shapes)} of {expected}; {self._remedy(shapes)}")
 
-    def _difference(self, given: Sequence[Shape]) -> str:
-        for number, (name, wanted, has) in enumerate(zip(self.names, self.shapes, given, strict=False)):
-            if wanted != has:
-                return f"has shape {list(has)} in tensor {number}, which is not the {list(wanted)} of '{name}'"
-        return f"has {len(given)} tensors, which are not the {len(self.shapes)}"
+    def _difference(self, shapes: Sequence[Shape]) -> str:
+        for number, (name, expected, actual) in enumerate(zip(self.names, self.shapes, shapes, strict=False)):
+            if expected != actual:
+                return f"has shape {list(actual)} in tensor {number}, which is not the {list(expected)} of '{name}'"
+        return f"has {len(shapes)} tensors, which are not the {len(self.shapes)}"
 
-    def _remedy(self, given: Sequence[Shape]) -> str:
-        fits = fitting_model(given, self.image, self.classes)
+    def _remedy(self, shapes: Sequence[Shape]) -> str:
+        fits = fitting_model(shapes, self.image, self.classes)
         if fits:
             larger = ""
             if "nopool" in fits:
                 larger = ", or the size of larger images with --data.size"
             return f"give --model {fits}, which has these shapes{larger}."
-        told = given[-1][0] if given and given[-1] else 0
-        if told and told != self.classes:
+        outputs = shapes[-1][0] if shapes and shapes[-1] else 0
+        if outputs and outputs != self.classes:
             return (
-                f"these experts seem to tell {told} classes apart: "
+                f"these experts seem to tell {outputs} classes apart: "
                 "name the data that they learned from with --data and --data.*."
             )
         return (
@@ -91,8 +91,8 @@ class Layout:
 
 
 def fitting_model(shapes: Sequence[Shape], image: tuple[int, int, int], classes: int) -> str | None:
-    """The first of our networks whose parameters have these shapes, or None. Norms that share their shapes are not told
-    apart."""
+    """The first of our networks whose parameters have these shapes, or None. Norms with the same shapes are not
+    distinguished."""
     if not shapes or not shapes[0]:
         return None
     for name in _candidates(shapes[0][0]):
@@ -110,12 +110,12 @@ def fitting_model(shapes: Sequence[Shape], image: tuple[int, int, int], classes:
 
 def _candidates(width: int) -> Iterator[str]:
     """ConvNets of every depth whose first layer has `width` channels, then the other families."""
-    said = f"-w{width}"
+    width_suffix = f"-w{width}"
     if width == 128:
-        said = ""
+        width_suffix = ""
     for pooling in ("", "-nopool"):
         for norm in ("", "-nonorm"):
-            yield from (f"convnet-d{depth}{said}{norm}{pooling}" for depth in range(1, MAX_DEPTH + 1))
+            yield from (f"convnet-d{depth}{width_suffix}{norm}{pooling}" for depth in range(1, MAX_DEPTH + 1))
     yield from (name for name in model_names() if ":" not in name and not name.startswith("convnet"))
 
 
@@ -133,13 +133,13 @@ class Buffer:
 
     @staticmethod
     def survey(path: Path, layout: Layout) -> Buffer:
-        """The file, once its nesting, the shapes of every tensor and that experts move have been checked."""
+        """Read a file and check its nesting, the shape of every tensor, and that the rows of each expert differ."""
         rows = []
-        for number, expert in enumerate(_experts(path)):
-            where = f"expert {number} of {path}"
+        for number, expert in enumerate(_read_experts(path)):
+            location = f"expert {number} of {path}"
             for row in expert:
-                layout.check([tuple(part.shape) for part in row], where[0].upper() + where[1:])
-            _check_moves(expert, where)
+                layout.check([tuple(part.shape) for part in row], location[0].upper() + location[1:])
+            _check_rows_differ(expert, location)
             rows.append(len(expert))
         return Buffer(path, tuple(rows))
 
@@ -153,18 +153,18 @@ def import_buffers(
     store: str | Path = "experts",
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> TrajectoryStore:
-    """The store with the experts of all files in `source`; in a folder of its own under `store`.
+    """Import the experts of all files in `source` into a store in a new folder under `store`.
 
     Where experts have different numbers of rows, the store keeps as many of each as the shortest has. One file is in
-    memory at a time. An import that was stopped goes on where it was when it is called again, and the same experts are
-    not stored twice.
+    memory at a time. An import that was stopped resumes when it is called again, and the same experts are not stored
+    twice.
 
     Args:
         source: A folder of `replay_buffer_*.pt`, or one such file, or files in their order.
-        dataset: What the experts learned from, preprocessed as it was for them.
+        dataset: The data that the experts were trained on, preprocessed in the same way.
         model: Their network, as `build_model` takes it.
         recipe: How they were trained, as far as that is known; its epochs are those found. None: `ExpertRecipe()`.
-        store: The folder in which the new store gets one of its own.
+        store: The folder in which the folder of the new store is created.
         dtype: How parameters are kept on disk: "float32", 4 bytes each, or "bfloat16", 2.
 
     Returns:
@@ -172,7 +172,7 @@ def import_buffers(
 
     Raises:
         InputError: With nothing written, for files that hold anything but tensors in lists, for other shapes than the
-            network's, and for experts that do not move or are not finite.
+            network's, and for experts whose rows are all equal or not finite.
     """
     trust_models(model)
     files, root = buffer_files(source), Path(store)
@@ -188,7 +188,7 @@ def import_buffers(
     recipe = (recipe or ExpertRecipe()).replace(epochs=min(lengths) - 1)
     identity = identity_of(dataset, recipe, model, layout.parameters, 0, dtype)
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    with _under_way(root, digest([identity.to_json(), stamps])) as folder:
+    with _import_folder(root, digest([identity.to_json(), stamps])) as folder:
         identity = identity.replace(imported=digest(_write(buffers, folder, identity)))
         describe_store(folder, identity, dataset.config, dataset.preprocessing)
         finished = root / identity.digest()
@@ -213,11 +213,11 @@ def buffer_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
     numbered = {path.stem.removeprefix(NAME): path for path in folder.glob(f"{NAME}*.pt")}
     files = [numbered[number] for number in sorted(filter(str.isdigit, numbered), key=int)]
     if not files:
-        there = sorted(path.name for path in folder.glob("*.pt"))
+        found = sorted(path.name for path in folder.glob("*.pt"))
         advice = "files of other names are named one by one"
-        if "images_best.pt" in there:
+        if "images_best.pt" in found:
             advice = "a distilled set is read with: astdistill import-set"
-        raise InputError(f"{folder} holds no {NAME}0.pt (it has {', '.join(there[:5]) or 'no .pt file'}); {advice}.")
+        raise InputError(f"{folder} holds no {NAME}0.pt (it has {', '.join(found[:5]) or 'no .pt file'}); {advice}.")
     return files
 
 
@@ -230,7 +230,7 @@ def last_accuracy(store: TrajectoryStore, dataset: Dataset, images: int = 1000) 
     return accuracy(partial(network, theta), dataset.test.to("cpu").select(order))
 
 
-def _experts(path: Path) -> list[Expert]:
+def _read_experts(path: Path) -> list[Expert]:
     """The experts of one file. Raises InputError where it is no list of lists of lists of tensors."""
     experts: Any = read_pickle(path)
     form = f"{path} is not a list of experts, each a list of rows, each a list of tensors"
@@ -250,20 +250,21 @@ def _experts(path: Path) -> list[Expert]:
     return experts
 
 
-def _check_moves(expert: Expert, where: str) -> None:
+def _check_rows_differ(expert: Expert, location: str) -> None:
     """Raise InputError when all rows are the same."""
     first, *others = expert
     if all(torch.equal(part, other) for row in others for part, other in zip(first, row, strict=True)):
         raise InputError(
-            f"The {len(expert)} rows of {where} are all equal, so that there is nothing to match: p.detach().cpu() "
+            f"The {len(expert)} rows of {location} are all equal, so that there is nothing to match: p.detach().cpu() "
             "does not copy on a CPU, and every row became the end of the training; "
             "train these experts again, with astdistill experts PRESET, or with .clone()."
         )
 
 
 @contextlib.contextmanager
-def _under_way(root: Path, key: str) -> Iterator[Path]:
-    """The folder of an import under way, kept when it is stopped, removed when it is done or its files are refused."""
+def _import_folder(root: Path, key: str) -> Iterator[Path]:
+    """The temporary folder of an import: kept if the import is stopped, removed when it is done or its files are
+    refused."""
     folder, new = root / f".{key}.importing", not root.exists()
     with lock(folder / ".lock", wait=False) as held:
         if not held:
@@ -281,31 +282,31 @@ def _under_way(root: Path, key: str) -> Iterator[Path]:
 def _remove(folder: Path, root: Path | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if root is not None:
-        with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+        with contextlib.suppress(OSError):  # another process has written to it meanwhile
             root.rmdir()
 
 
 def _write(buffers: Sequence[Buffer], folder: Path, identity: StoreIdentity) -> list[str]:
-    """Write every expert that is not there yet; the digests of all."""
-    for cut_short in folder.glob(".*.tmp"):
-        cut_short.unlink()
+    """Write every expert that is not written yet; returns the digests of all."""
+    for unfinished in folder.glob(".*.tmp"):
+        unfinished.unlink()
     paths = [folder / f"{number:03d}.safetensors" for number in range(sum(len(buffer.rows) for buffer in buffers))]
-    left = iter(paths)
+    remaining = iter(paths)
     with bar("importing experts", len(paths), sum(path.exists() for path in paths)) as progress:
         for buffer in buffers:
-            _write_file(buffer, list(islice(left, len(buffer.rows))), identity, progress)
-    return [_content(path) for path in paths]
+            _write_file(buffer, list(islice(remaining, len(buffer.rows))), identity, progress)
+    return [_content_digest(path) for path in paths]
 
 
 def _write_file(buffer: Buffer, paths: Sequence[Path], identity: StoreIdentity, progress: Bar) -> None:
-    """Write those experts of one file that are not there yet; the file is let go at the end."""
-    written = [_is_whole(path) for path in paths]
+    """Write the experts of one file that are not written yet; the file is released at the end."""
+    written = [_is_complete(path) for path in paths]
     if all(written):
         return
-    for number, (expert, path, there) in enumerate(zip(_experts(buffer.path), paths, written, strict=True)):
-        if there:
+    for number, (expert, path, is_written) in enumerate(zip(_read_experts(buffer.path), paths, written, strict=True)):
+        if is_written:
             continue
-        rows = torch.stack([_row(row) for row in expert[: identity.recipe.epochs + 1]])
+        rows = torch.stack([_flat_row(row) for row in expert[: identity.recipe.epochs + 1]])
         if not bool(rows.isfinite().all()):
             epoch = int((~rows.isfinite()).any(dim=1).nonzero()[0])
             raise InputError(
@@ -322,17 +323,17 @@ def _write_file(buffer: Buffer, paths: Sequence[Path], identity: StoreIdentity, 
         progress.step()
 
 
-def _content(path: Path) -> str:
+def _content_digest(path: Path) -> str:
     return str(load_tensors(path)[1]["content"])
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether an import that was stopped has written the file, and it is what was written."""
+def _is_complete(path: Path) -> bool:
+    """Whether an earlier, stopped import has written the file completely."""
     try:
-        return path.exists() and bool(_content(path))
+        return path.exists() and bool(_content_digest(path))
     except (InputError, KeyError):
         return False
 
 
-def _row(parts: Sequence[Tensor]) -> Rows:
+def _flat_row(parts: Sequence[Tensor]) -> Rows:
     return torch.cat([part.detach().reshape(-1).float() for part in parts])

@@ -1,5 +1,5 @@
-"""Distilled sets of other code bases, made into ours: `images_best.pt`, `labels_best.pt`, `lr.pt`, or FTD's average
-`ema_images_best.pt` with `ema_labels_best.pt`, read without running what they hold."""
+"""Import distilled sets of other code bases: `images_best.pt`, `labels_best.pt`, `lr.pt`, or FTD's average
+`ema_images_best.pt` with `ema_labels_best.pt`, read without executing any code in them."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ PACKED = tuple(
     for name in ("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2", "float4_e2m1fn_x2")
     if isinstance(kind := getattr(torch, name, None), torch.dtype)
 )
-"""Types that hold bits, or several numbers in one, as far as this torch has them."""
+"""Types that hold bits, or several numbers per element, as far as this version of torch has them."""
 FOREIGN = re.compile(r"GLOBAL (\S+)")
-"""Where torch names what it would not load."""
+"""Finds the object that torch refused to load in its error message."""
 
 
 def read_pickle(path: Path) -> Any:
     """The tensors (on the CPU), lists, dictionaries and numbers that `torch.save` wrote to `path`; large tensors stay
     on disk until they are used, except in files older than torch 1.6.
 
-    Raises InputError for a file that is absent, broken, or holds anything else, of which nothing is run.
+    Raises InputError for a file that is absent, broken, or holds anything else, which is not executed.
     """
     if not path.is_file():
         raise InputError(f"There is no file {path}; check the path.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other pickle protocols; what matters is said below
+            warnings.simplefilter("ignore")  # about other pickle protocols; errors are raised below
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         foreign = FOREIGN.search(str(error))
         if foreign is None:
-            raise _broken(path, error) from error
+            raise _broken_file_error(path, error) from error
         raise InputError(
             f"{path} holds '{foreign[1]}', which is no tensor, list or number, and was not loaded: reading such a file "
             "can run a program on this machine; take one that torch.save wrote of tensors alone."
@@ -63,27 +63,27 @@ def read_pickle(path: Path) -> Any:
     except PermissionError:
         raise
     except Exception as error:  # a broken pickle can fail in any way
-        raise _broken(path, error) from error
-    odd = next(filter(None, map(_odd, _tensors(value))), "")
-    if odd:
-        raise InputError(f"{path} holds a tensor that {odd}, where plain numbers are due; save it again as such.")
+        raise _broken_file_error(path, error) from error
+    problem = next(filter(None, map(_tensor_problem, _tensors(value))), "")
+    if problem:
+        raise InputError(f"{path} holds a tensor that {problem}, where plain numbers are due; save it again as such.")
     return value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in lists and dictionaries, each container once: a pickle's may hold itself."""
-    below, seen = [value], set[int]()
-    while below:
-        each = below.pop()
+    """The tensors in lists and dictionaries, each container once: one in a pickle may contain itself."""
+    pending, seen = [value], set[int]()
+    while pending:
+        each = pending.pop()
         if isinstance(each, Tensor):
             yield each
         elif isinstance(each, list | tuple | dict) and id(each) not in seen:
             seen.add(id(each))
-            below += each.values() if isinstance(each, dict) else each
+            pending += each.values() if isinstance(each, dict) else each
 
 
-def _odd(tensor: Tensor) -> str:
-    """What is not usual about a tensor; '' for one of real numbers that all lie in its file."""
+def _tensor_problem(tensor: Tensor) -> str:
+    """Why a tensor cannot be used; '' for one of real numbers that are all stored in its file."""
     if tensor.device.type != "cpu":
         return "has no numbers"
     if tensor.is_nested or tensor.layout != torch.strided:
@@ -95,18 +95,18 @@ def _odd(tensor: Tensor) -> str:
     return ""
 
 
-def _broken(path: Path, error: Exception) -> InputError:
+def _broken_file_error(path: Path, error: Exception) -> InputError:
     first = str(error).partition("\n")[0].partition(". ")[0]
-    why = ""
-    if " " in first:  # the bare key or number that a broken pickle trips over tells nobody anything
-        why = f" ({first})"
-    return InputError(f"{path} is not a whole file of torch.save{why}; copy it again from where it was made.")
+    reason = ""
+    if " " in first:  # a bare key or number says nothing about the cause
+        reason = f" ({first})"
+    return InputError(f"{path} is not a whole file of torch.save{reason}; copy it again from where it was made.")
 
 
 RATES = (RATE, "lr_best.pt")
-"""The learning rate, under the name that each code base gives it."""
+"""Names of the file with the learning rate, which differ between code bases."""
 AVERAGED = "ema_"
-"""What FTD's names of files begin with where they hold the moving average, which is what its figures are of."""
+"""Prefix of FTD's files that hold the moving average, on which its published figures are measured."""
 
 
 def import_set(
@@ -126,20 +126,20 @@ def import_set(
 
     Images `[N, C, H, W]` are as networks see them, preprocessed as `dataset` is. Labels are numbers `[N]`, or
     distributions or their logits `[N, K]`; without their file, images count as grouped by class. Hard-labelled images
-    are put in the order of their classes. Where `ema_images_best.pt` is there (FTD), it is read with
-    `ema_labels_best.pt`, also beside `images_best.pt`.
+    are put in the order of their classes. Where `ema_images_best.pt` exists (FTD), it is read with
+    `ema_labels_best.pt`, even if `images_best.pt` exists too.
 
     Args:
-        folder: Holds `images_best.pt` or the like, as the released codes write them.
-        dataset: The real data that the set was made from, preprocessed as it was then.
-        lr: Learning rate of the student, in the place of its file. None: that in the file.
+        folder: A folder with `images_best.pt` or the like, as the released codes write them.
+        dataset: The real data that the set was distilled from, preprocessed in the same way.
+        lr: Learning rate of the student, in place of that in the file. None: that in the file.
         model: The student network, as `build_model` takes it.
         augmentation: DSA operations that the student saw, joined by underscores; "" for none.
         momentum: Of the student, 0 … 1.
-        method: What made the set, as shown in tables.
-        canvas: What MTT's `--canvas_size` was, k: textures are `[N, C, k H, k W]`.
-        canvas_samples: What MTT's `--canvas_samples` was: crops of each canvas in a step.
-        out: A new folder, where the set is written with picture and page. None: nothing is written.
+        method: The method that made the set, as shown in tables.
+        canvas: The value of MTT's `--canvas_size`, k: textures are `[N, C, k H, k W]`.
+        canvas_samples: The value of MTT's `--canvas_samples`: crops of each canvas in a step.
+        out: A new folder, to which the set is written with picture and page. None: nothing is written.
 
     Returns:
         The set.
@@ -158,9 +158,9 @@ def import_set(
     prefix = ""
     if (folder / f"{AVERAGED}{IMAGES}").is_file():
         prefix = AVERAGED
-    images = _images(folder / f"{prefix}{IMAGES}", dataset, texture)
-    rate = _rate(folder, lr)
-    kind, images, targets = _labelled(folder / f"{prefix}{LABELS}", images, dataset)
+    images = _read_images(folder / f"{prefix}{IMAGES}", dataset, texture)
+    rate = _learning_rate(folder, lr)
+    kind, images, targets = _read_labels(folder / f"{prefix}{LABELS}", images, dataset)
     synthetic = SyntheticSet(
         images=images,
         targets=targets,
@@ -200,19 +200,19 @@ def _check_student(momentum: float, canvas: int, canvas_samples: int) -> None:
             raise InputError(f"{flag} {number} was given; choose 1 or more.")
 
 
-def _images(path: Path, dataset: Dataset, texture: TextureSpec) -> Images:
+def _read_images(path: Path, dataset: Dataset, texture: TextureSpec) -> Images:
     if not path.is_file():
         folder = path.parent
-        there = ", ".join(sorted(path.name for path in folder.glob("*.pt"))[:5]) or "no .pt file"
+        found = ", ".join(sorted(path.name for path in folder.glob("*.pt"))[:5]) or "no .pt file"
         raise InputError(
-            f"{folder} holds no {IMAGES} (it has {there}); "
+            f"{folder} holds no {IMAGES} (it has {found}); "
             "name the folder that distill.py of MTT or a successor wrote to."
         )
-    images = _tensor(path, read_pickle(path)).float()
-    wanted = texture.extent(dataset.shape)
-    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+    images = _finite_tensor(path, read_pickle(path)).float()
+    expected = texture.extent(dataset.shape)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise InputError(
-            f"{path} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name the data "
+            f"{path} has shape {list(images.shape)}, and images of '{dataset.name}' {list(expected)}; name the data "
             "that it was distilled from with --data, their size with --data.size, and of textures the --canvas."
         )
     if not len(images) or len(images) % len(dataset.classes):
@@ -223,12 +223,12 @@ def _images(path: Path, dataset: Dataset, texture: TextureSpec) -> Images:
     return images.clone()
 
 
-def _labelled(path: Path, images: Images, dataset: Dataset) -> tuple[Literal["hard", "soft"], Images, Targets]:
+def _read_labels(path: Path, images: Images, dataset: Dataset) -> tuple[Literal["hard", "soft"], Images, Targets]:
     """Kind of label, images in the order of the set, and targets `[N, K]`."""
     classes = len(dataset.classes)
     if not path.is_file():
         return "hard", images, one_hot(torch.arange(classes).repeat_interleave(len(images) // classes), classes)
-    labels = _tensor(path, read_pickle(path))
+    labels = _finite_tensor(path, read_pickle(path))
     if labels.ndim == 2 and labels.shape[1] > 1:
         if tuple(labels.shape) != (len(images), classes):
             raise InputError(
@@ -237,17 +237,17 @@ def _labelled(path: Path, images: Images, dataset: Dataset) -> tuple[Literal["ha
             )
         soft = labels.float().clone()
         if not torch.equal(soft, one_hot(soft.argmax(dim=1), classes)):
-            if _distributions(soft):
+            if _are_distributions(soft):
                 soft = logits_of(soft)
             return "soft", images, soft
         labels = soft.argmax(dim=1)
-    numbers = _numbers(path, labels, len(images), dataset)
+    numbers = _class_numbers(path, labels, len(images), dataset)
     order = numbers.argsort(stable=True)
     return "hard", images[order], one_hot(numbers[order], classes)
 
 
-def _numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Labels:
-    """Class numbers `[N]`, as many of each."""
+def _class_numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Labels:
+    """Class numbers `[N]`, equally many of each class."""
     numbers = labels.flatten().long()
     if labels.numel() != count or not torch.equal(numbers.to(labels), labels.flatten()):
         raise InputError(
@@ -260,33 +260,33 @@ def _numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Labels
         )
     sizes = torch.bincount(numbers, minlength=len(dataset.classes))
     if int(sizes.min()) != int(sizes.max()):
-        few, many = int(sizes.argmin()), int(sizes.argmax())
+        smallest, largest = int(sizes.argmin()), int(sizes.argmax())
         raise InputError(
-            f"{path} gives class {few} {int(sizes[few])} images and class {many} {int(sizes[many])}; "
+            f"{path} gives class {smallest} {int(sizes[smallest])} images and class {largest} {int(sizes[largest])}; "
             "take a set with as many of each class."
         )
     return numbers
 
 
-def _rate(folder: Path, given: float | None) -> float:
+def _learning_rate(folder: Path, typed: float | None) -> float:
     path = next((folder / name for name in RATES if (folder / name).is_file()), None)
-    if given is None and path is None:
+    if typed is None and path is None:
         raise InputError(
             f"{folder} holds no {' or '.join(RATES)}; "
             "give the learned learning rate of the set, as its log shows it, with --lr."
         )
-    rate, where = (
-        (_number(read_pickle(path)), str(path)) if given is None and path is not None else (given or 0.0, "--lr")
+    rate, source = (
+        (_number(read_pickle(path)), str(path)) if typed is None and path is not None else (typed or 0.0, "--lr")
     )
     if not (math.isfinite(rate) and rate > 0):
         raise InputError(
-            f"{where} gives the learning rate {rate:g}, with which no network trains; give a positive one with --lr."
+            f"{source} gives the learning rate {rate:g}, with which no network trains; give a positive one with --lr."
         )
     return rate
 
 
 def _number(value: Any) -> float:
-    """The one number in a tensor or beside none; NaN for anything else."""
+    """The value of a number, or of a tensor with one element; NaN for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return float(value.detach())
     if isinstance(value, int | float) and abs(value) < 1e300:
@@ -294,17 +294,17 @@ def _number(value: Any) -> float:
     return math.nan
 
 
-def _tensor(path: Path, value: Any) -> Tensor:
+def _finite_tensor(path: Path, value: Any) -> Tensor:
     if not isinstance(value, Tensor) or not bool(value.isfinite().all()):
-        what = f"a {type(value).__name__}"
+        content = f"a {type(value).__name__}"
         if isinstance(value, Tensor):
-            what = "numbers that are not finite"
+            content = "numbers that are not finite"
         raise InputError(
-            f"{path} holds {what}, where a tensor of finite numbers is due; take the file of another iteration."
+            f"{path} holds {content}, where a tensor of finite numbers is due; take the file of another iteration."
         )
     return value.detach()
 
 
-def _distributions(rows: Targets) -> bool:
-    """Whether these are distributions already: no rows of logits are all non-negative and sum to one."""
+def _are_distributions(rows: Targets) -> bool:
+    """Whether the rows are distributions already: rows of logits are not non-negative with a sum of one."""
     return bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=1), torch.ones(len(rows)), atol=1e-3)

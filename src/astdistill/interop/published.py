@@ -18,10 +18,10 @@ from . import huggingface
 from .distilled import Distilled, load
 
 HUB = "hf:"
-"""What the name of a set on the hub begins with."""
+"""Prefix of the names of sets on the hub."""
 SUFFIX = ".safetensors"
 SCORES = ".scores.json"
-"""The ends of a set's files in a folder of sets: the set itself, and what an evaluation of it found."""
+"""Suffixes of a set's files in a folder of sets: the set itself, and the scores of its evaluation."""
 FROM_HUB = (RunDir.synthetic, RunDir.scores, RunDir.images)
 """The files of `astdistill export --format huggingface` that are read."""
 COLUMNS = ("set", "data", "images", "stored", "labels", "accuracy, %")
@@ -37,10 +37,10 @@ def sets_folder() -> Path:
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A distilled set that somebody has published: where its files lie, and what is expected of it."""
+    """A published distilled set: the paths of its files, and the scores that are expected of it."""
 
     name: str
-    """As `astdistill.get` takes it."""
+    """The name for `astdistill.get`."""
     path: Path
     """The file of the set."""
     scores_path: Path
@@ -53,8 +53,8 @@ class PublishedSet:
         return load(self.path)
 
     def scores(self) -> Scores | None:
-        """What was measured, with the protocol; None where nothing was. Raises InputError for a damaged file, and for
-        the scores of another set."""
+        """The measured scores with their protocol; None where there are none. Raises InputError for a damaged file, and
+        for the scores of another set."""
         if not self.scores_path.is_file():
             return None
         scores = Scores.read(self.scores_path)
@@ -65,22 +65,22 @@ class PublishedSet:
         return scores
 
     def card(self, folder: str | Path) -> str:
-        """What is known of the set, as Markdown: figures, the command that measures them again, how it was made.
+        """A description of the set in Markdown: figures, the command that measures them again, how it was made.
 
         Args:
-            folder: Where the set lies for that command.
+            folder: The folder of the set in that command.
         """
         return huggingface.described(self.load(), self.scores(), folder, self.picture.is_file())
 
     def copy(self, folder: str | Path) -> Path:
-        """The new `folder`, which holds the set, its scores, its picture and its card as a run's folder does.
+        """Copy the set, its scores, its picture and its card into a new `folder`, named as in a run folder; returns it.
 
         Args:
             folder: A new folder, or an empty one.
         """
-        place = Path(folder)
-        card = self.card(place)  # which reads everything, and refuses what is damaged
-        with new_folder(place) as temporary:
+        destination = Path(folder)
+        card = self.card(destination)  # reads all files, and refuses damaged ones
+        with new_folder(destination) as temporary:
             run = RunDir(temporary)
             for source, target in (
                 (self.path, run.synthetic), (self.scores_path, run.scores), (self.picture, run.images),
@@ -88,24 +88,24 @@ class PublishedSet:
                 if source.is_file():
                     shutil.copyfile(source, target)
             write_text(temporary / "README.md", card)
-        return place
+        return destination
 
 
 def zoo(folder: str | Path | None = None) -> dict[str, PublishedSet]:
-    """The sets that come with the package, by name. A file NAME.safetensors is a set, NAME.scores.json what is expected
-    of it, NAME.png its picture.
+    """The sets that come with the package, by name. A file NAME.safetensors is a set, NAME.scores.json its
+    scores, NAME.png its picture.
 
     Args:
         folder: Another folder of such files. None: the package's own.
     """
-    place = sets_folder()
+    root = sets_folder()
     if folder is not None:
-        place = Path(folder)
-        if not place.is_dir():
-            raise InputError(f"There is no folder {place}; name one that holds sets such as NAME{SUFFIX}.")
-    names = sorted(path.name.removesuffix(SUFFIX) for path in place.glob(f"*{SUFFIX}") if path.is_file())
+        root = Path(folder)
+        if not root.is_dir():
+            raise InputError(f"There is no folder {root}; name one that holds sets such as NAME{SUFFIX}.")
+    names = sorted(path.name.removesuffix(SUFFIX) for path in root.glob(f"*{SUFFIX}") if path.is_file())
     return {
-        name: PublishedSet(name, place / f"{name}{SUFFIX}", place / f"{name}{SCORES}", place / f"{name}.png")
+        name: PublishedSet(name, root / f"{name}{SUFFIX}", root / f"{name}{SCORES}", root / f"{name}.png")
         for name in names
     }
 
@@ -113,7 +113,7 @@ def zoo(folder: str | Path | None = None) -> dict[str, PublishedSet]:
 def find(name: str, folder: str | Path | None = None) -> PublishedSet:
     """The set called `name`: one of `zoo(folder)`, or hf:OWNER/REPO of the hub, with @REVISION for a certain version.
 
-    Raises InputError for an unknown name, with the nearest ones, and where the hub does not give the set.
+    Raises InputError for an unknown name, with the nearest ones, and where the hub does not provide the set.
     """
     if name.startswith(HUB):
         return _from_hub(name)
@@ -129,21 +129,21 @@ def get(name: str, folder: str | Path | None = None) -> Distilled:
     Args:
         name: One of `zoo()`, or hf:OWNER/REPO for a set on the Hugging Face hub that `astdistill.export` wrote;
             hf:OWNER/REPO@REVISION for a certain version of it.
-        folder: Another folder of sets than the package's own.
+        folder: Another folder of sets. None: the package's own.
 
     Raises:
-        InputError: For an unknown name, for a file that is damaged, and where the hub does not give the set.
+        InputError: For an unknown name, for a file that is damaged, and where the hub does not provide the set.
     """
     return find(name, folder).load()
 
 
 def _from_hub(name: str) -> PublishedSet:
-    """A set that is downloaded once, into the hub's own cache."""
+    """Download a set from the hub, once, into the hub's own cache."""
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
     try:
-        place = RunDir(
+        run = RunDir(
             snapshot_download(repository, repo_type="dataset", revision=revision or None, allow_patterns=list(FROM_HUB))
         )
     except Exception as error:  # each version of the library has another HTTP client, with its own errors
@@ -151,12 +151,12 @@ def _from_hub(name: str) -> PublishedSet:
             f"'{name}' cannot be read from the Hugging Face hub ({type(error).__name__}: {in_one_line(error)}); "
             f"check name and network, or name one of the package's own sets: astdistill get"
         ) from error
-    if not place.synthetic.is_file():
+    if not run.synthetic.is_file():
         raise InputError(
             f"'{name}' holds no {RunDir.synthetic}, so it is no distilled set that astdistill wrote; to use it as real "
             f"data: --data {repository}"
         )
-    return PublishedSet(name, place.synthetic, place.scores, place.images)
+    return PublishedSet(name, run.synthetic, run.scores, run.images)
 
 
 def expected(scores: Scores | None) -> tuple[str, str]:
@@ -167,17 +167,17 @@ def expected(scores: Scores | None) -> tuple[str, str]:
 
 
 def listing(sets: Mapping[str, PublishedSet]) -> Tabulation:
-    """A table of sets; what is damaged is a row with a note."""
+    """A table of sets; a damaged set is a row with a note."""
     rows, notes = [], []
     for name, each in sets.items():
         try:
-            rows.append((name, *_facts(each)))
+            rows.append((name, *_cells(each)))
         except InputError as error:
             notes.append(str(error))
             rows.append((f"{name} [{len(notes)}]", *(ABSENT for _ in COLUMNS[1:])))
-    words = ("set", "data", "labels")
+    text_columns = ("set", "data", "labels")
     columns = tuple(
-        Column(name, words=name in words, bold=name == "accuracy, %", whole=name == "set") for name in COLUMNS
+        Column(name, words=name in text_columns, bold=name == "accuracy, %", whole=name == "set") for name in COLUMNS
     )
     caption = (
         "Images: classes × images per class. Test accuracy, with its protocol.\n"
@@ -186,9 +186,9 @@ def listing(sets: Mapping[str, PublishedSet]) -> Tabulation:
     return Tabulation(columns, tuple(rows), caption, "Distilled sets", tuple(notes))
 
 
-def _facts(each: PublishedSet) -> tuple[str, ...]:
+def _cells(each: PublishedSet) -> tuple[str, ...]:
     synthetic, scores = each.load(), each.scores()
-    about = SetInfo.of(synthetic)
-    images, stored = f"{len(synthetic.classes)} × {about.ipc}", size(synthetic.stored_bytes)
+    info = SetInfo.of(synthetic)
+    images, stored = f"{len(synthetic.classes)} × {info.ipc}", size(synthetic.stored_bytes)
     accuracy, protocol = expected(scores)
-    return about.data, images, stored, about.labels, f"{accuracy} ({protocol})"
+    return info.data, images, stored, info.labels, f"{accuracy} ({protocol})"

@@ -1,4 +1,4 @@
-"""The command that measures the published figures of a distilled set again."""
+"""The command that reproduces the published figures of a distilled set."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..evaluation.scores import Scores, protocol_text
 
 
 def again(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path) -> str:
-    """The command that evaluates a set in `folder` as its scores say, or how to do so in Python where none can."""
+    """The command that evaluates a set in `folder` as for its scores, or Python code where no command can."""
     if scores is None:
         return f"Nobody has evaluated it yet.\n\n    astdistill evaluate {shlex.quote(str(folder))}"
-    typed = command(synthetic, scores, folder)
-    if not typed:
+    command_line = command(synthetic, scores, folder)
+    if not command_line:
         return (
             f"No protocol of the command line is the one of these figures ({protocol_text(scores.recipe, scores.split)}"
             f"). In Python:\n\n    scores = ad.Scores.read({str(folder)!r})\n"
             f"    ad.evaluate(ad.load({str(folder)!r}), dataset, recipe=scores.recipe, seeds={_networks(scores)})"
         )
-    text = f"    {typed}"
+    text = f"    {command_line}"
     if scores.online is not None or scores.taught is not None:
         text += "\n\nIts teacher is trained anew, so that the figures agree within their spread alone."
     return text
@@ -30,35 +30,35 @@ def again(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path) ->
 def command(synthetic: SyntheticSet, scores: Scores, folder: str | Path) -> str:
     """`astdistill evaluate` with the protocol, networks and baselines of `scores`; '' where no protocol of the command
     line is that of the scores."""
-    typed = {name: _flags(known, scores, synthetic) for name, known in PROTOCOLS.items()}
-    fitting = [["--protocol", name, *flags] for name, flags in typed.items() if flags is not None]
+    flags_by_protocol = {name: _flags(protocol, scores, synthetic) for name, protocol in PROTOCOLS.items()}
+    fitting = [["--protocol", name, *flags] for name, flags in flags_by_protocol.items() if flags is not None]
     if not fitting:
         return ""
-    words = ["astdistill", "evaluate", str(folder), *fitting[0], "--networks", str(_networks(scores))]
+    arguments = ["astdistill", "evaluate", str(folder), *fitting[0], "--networks", str(_networks(scores))]
     if list(scores.architecture) != [synthetic.model]:
-        words += ["--architectures", *scores.architecture]
+        arguments += ["--architectures", *scores.architecture]
     if scores.rates:
-        words += ["--lr", "search"]
-    words += ["--baselines", *scores.baselines]
+        arguments += ["--lr", "search"]
+    arguments += ["--baselines", *scores.baselines]
     if scores.taught is not None:
-        words += ["teacher", "--temperature", f"{scores.taught.teacher.temperature:g}"]
-    return shlex.join(words)
+        arguments += ["teacher", "--temperature", f"{scores.taught.teacher.temperature:g}"]
+    return shlex.join(arguments)
 
 
-def _flags(known: EvalRecipe, scores: Scores, synthetic: SyntheticSet) -> list[str] | None:
-    """What is typed beside a protocol so that it is that of the scores; None where it cannot be."""
+def _flags(protocol: EvalRecipe, scores: Scores, synthetic: SyntheticSet) -> list[str] | None:
+    """The flags that turn `protocol` into that of the scores; None where none do."""
     recipe = scores.recipe
-    if "full" not in scores.baselines:  # whose epochs nobody can ask for without it
-        recipe = recipe.replace(full_epochs=known.full_epochs)
+    if "full" not in scores.baselines:  # its epochs cannot be set without that row
+        recipe = recipe.replace(full_epochs=protocol.full_epochs)
     changes = {name: getattr(recipe, name) for name in ("epochs", "full_epochs", "lr")}
-    same = known.augmented(synthetic.augmentation).replace(**changes)
+    same = protocol.augmented(synthetic.augmentation).replace(**changes)
     if recipe not in (same, same.for_set(synthetic.ipc, len(synthetic.classes))):
         return None
-    words = []
+    flags = []
     for name, value in changes.items():
-        if value is not None and value != getattr(known, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
+        if value is not None and value != getattr(protocol, name):
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags
 
 
 def _networks(scores: Scores) -> int:

@@ -170,7 +170,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A part by its name in 0.1, with a DeprecationWarning that says the new one."""
+    """Return a component by its name in version 0.1, with a DeprecationWarning that gives the new name."""
     new = todays_name(name)
     if new == name or new not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

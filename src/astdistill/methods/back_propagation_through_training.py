@@ -33,11 +33,11 @@ from .unroll import InnerLoop, MetaGradient, Plan, Variables, planned
 Norms = Float[Tensor, " T"]
 """One number for each training step."""
 TOGETHER = 512
-"""Real images that pass through the network at once. Their loss is a sum, so they can be taken in groups."""
+"""Number of real images per forward pass. Their loss is a sum, so it can be computed in groups."""
 TINY = 1e-300
-"""What a norm counts as at least, where it is divided by."""
+"""Lower bound of a norm that is divided by."""
 DECAY = 0.9
-"""Of the running mean of the gradient's norm."""
+"""Decay of the running mean of the gradient's norm."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Truncation:
 
 
 class BackPropagationThroughTraining(OuterStep):
-    """L_real(θ_{K+W}) of a new network after K steps of Adam on the set, which count as constants, and W that do not
-    (RaT-BPTT, arXiv 2311.07025, Algorithm 1)."""
+    """L_real(θ_{K+W}) of a new network that takes K steps of Adam on the set, treated as constants, and then W steps
+    that are differentiated (RaT-BPTT, arXiv 2311.07025, Algorithm 1)."""
 
     family: ClassVar[str] = "back-propagation through training"
     loss_name: ClassVar[str] = "loss on real images"
@@ -112,8 +112,8 @@ class BackPropagationThroughTraining(OuterStep):
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         ipc = images // classes
-        few = min(self.per_class or ipc, ipc) * min(self.classes_at_once or classes, classes)
-        batch = few * settings.texture.samples
+        images_per_step = min(self.per_class or ipc, ipc) * min(self.classes_at_once or classes, classes)
+        batch = images_per_step * settings.texture.samples
         return StepWork(
             training_steps=self.window,
             batch=batch,
@@ -126,7 +126,7 @@ class BackPropagationThroughTraining(OuterStep):
 
     @property
     def _prefix(self) -> float:
-        """Training steps of one outer step through which nothing is differentiated, in the mean."""
+        """Average number of training steps per outer step that are not differentiated."""
         return (self.unroll - self.window) / (1 if self.place == "last" else 2)
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
@@ -161,20 +161,20 @@ class BackPropagationThroughTraining(OuterStep):
         iteration: int,
         seed: int,
     ) -> tuple[Truncation, StepState]:
-        """Where this outer step has its window, and the state that follows from that.
+        """Return the window of this outer step, and the updated state.
 
         Args:
-            setup: What stays the same from one outer step to the next.
+            setup: What all outer steps of a run share.
             inner: How a student trains.
             start: θ_0 `[P]`.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
-            state: What was kept at the last outer step.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
+            state: The state kept by the previous outer step.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         prefix = self.unroll - self.window
         if self.place != "last":
-            number = {"epoch": self._epoch(setup, iteration)[0], "step": iteration}[self.place]
+            number = {"epoch": self._position_in_pass(setup, iteration)[0], "step": iteration}[self.place]
             prefix = int(torch.randint(prefix + 1, (), generator=rng(seed, "window", number)))
         return Truncation(prefix + self.window, self.window), state
 
@@ -188,71 +188,71 @@ class BackPropagationThroughTraining(OuterStep):
         iteration: int,
         seed: int,
     ) -> tuple[InnerLoop, StepState]:
-        """How the student trains in the window, and the state that follows from that; exactly, unless a step says
-        otherwise.
+        """Return how the student trains in the window, and the updated state. The base class trains exactly; subclasses
+        may approximate.
 
         Args:
             inner: How a student trains, up to the end of the window.
             start: θ_0 `[P]`.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
-            truncation: Where the window lies.
-            state: What was kept at the last outer step, and what the choice of the window has changed of it.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
+            truncation: Position of the window.
+            state: The state kept by the previous outer step, as updated by `truncation`.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         return inner, state
 
     def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
-        """Images back to unit norm, where they are to have it; weights of classes that have become negative to 0."""
+        """Scale images back to unit norm if `unit_norm` is set; clamp negative weights of classes to 0."""
         if self.unit_norm:
             learned["images"].copy_(of_unit_norm(learned["images"], setup.settings.texture))
         if setup.method.labels.kind == "weights":
             learned["targets"].clamp_(min=0)
 
     def plan(self, setup: Setup, images: int, iteration: int, seed: int) -> Plan:
-        """T training steps on a set of so many `images`, grouped by class.
+        """The plan of T training steps on a set of `images` images, grouped by class.
 
         Args:
-            setup: What stays the same from one outer step to the next.
+            setup: What all outer steps of a run share.
             images: N, images of the set.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         generator, classes = rng(seed, "plan", iteration), len(setup.dataset.classes)
         ipc = images // classes
-        few, many = min(self.per_class or ipc, ipc), min(self.classes_at_once or classes, classes)
+        per_class, class_count = min(self.per_class or ipc, ipc), min(self.classes_at_once or classes, classes)
         indices = torch.arange(images).expand(self.unroll, images)
-        if few < ipc or many < classes:
-            labels = torch.rand(self.unroll, classes, generator=generator).argsort(dim=1)[:, :many]
-            members = torch.rand(self.unroll, many, ipc, generator=generator).argsort(dim=2)[:, :, :few]
+        if per_class < ipc or class_count < classes:
+            labels = torch.rand(self.unroll, classes, generator=generator).argsort(dim=1)[:, :class_count]
+            members = torch.rand(self.unroll, class_count, ipc, generator=generator).argsort(dim=2)[:, :, :per_class]
             indices = (labels[:, :, None] * ipc + members).flatten(1)
         settings, data = setup.settings, setup.dataset
         return planned(indices, settings.augmentation, data.shape, generator, data.device, settings.texture)
 
-    def _epoch(self, setup: Setup, iteration: int) -> tuple[int, int]:
-        """How many passes over the real images are done before this outer step, and its number in the pass that it
-        belongs to."""
+    def _position_in_pass(self, setup: Setup, iteration: int) -> tuple[int, int]:
+        """Return the number of completed passes over the real images, and the index of this outer step in the current
+        pass."""
         return divmod(iteration, max(1, len(setup.dataset.train) // self.batch_real))
 
     def real_loss(self, setup: Setup, steps: int, iteration: int, seed: int) -> RealLoss:
-        """The loss on this outer step's real images. A pass is shuffled; a remainder too small for a batch is left
-        out.
+        """The loss on the real images of this outer step. Each pass is shuffled; a remainder too small for a batch is
+        dropped.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            steps: How many the student takes.
+            setup: What all outer steps of a run share.
+            steps: Number of steps that the student takes.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
-        data, (epoch, number) = setup.dataset, self._epoch(setup, iteration)
+        data, (epoch, number) = setup.dataset, self._position_in_pass(setup, iteration)
         order = torch.randperm(len(data.train), generator=rng(seed, "real", epoch))
         rows = order[number * self.batch_real : (number + 1) * self.batch_real]
         drawn = draw(setup.settings.augmentation, len(rows), data.shape, rng(seed, "augmentation", iteration))
         return RealLoss(setup.model, data, to_device(rows, data.device), drawn.to(data.device), (steps,))
 
     def _clipped(self, gradient: MetaGradient, state: StepState) -> tuple[MetaGradient, Scalar]:
-        """The gradient, no longer than `clip` times the running mean of its norms, and that mean, which this gradient's
-        norm is part of already; the first one begins it."""
+        """Return the gradient, scaled down to at most `clip` times the running mean of its norms, and the updated mean.
+        The mean includes the norm of this gradient and starts with the first one."""
         names = [name for name in ("images", "targets")[: 1 + self.clip_together] if name in gradient]
         norm = torch.stack([gradient.loss.new_zeros(()), *(gradient[name].norm() for name in names)]).norm()
         mean = norm
@@ -266,8 +266,8 @@ class BackPropagationThroughTraining(OuterStep):
 
 @dataclass(frozen=True)
 class RealLoss:
-    """The mean cross-entropy of the student after `at` steps on real images, training images at `rows` under one
-    augmentation; its derivative is the engine's, group by group."""
+    """The mean cross-entropy, on real images, of the student after `at` steps. The images are the training images at
+    `rows`, under one augmentation; the engine computes the derivative, one group at a time."""
 
     model: FlatModel
     data: Dataset
@@ -294,7 +294,8 @@ class RealLoss:
         return loss, {last: slope}
 
     def groups(self, theta: Params) -> Iterator[tuple[Batch, Targets, float]]:
-        """Augmented images and one-hot targets in the dtype of θ, a group at a time, with its share of all images."""
+        """Yield augmented images and one-hot targets in the dtype of θ, one group at a time, with its share of all
+        images."""
         split, classes = self.data.train, len(self.data.classes)
         for part in torch.arange(len(self.rows), device=self.rows.device).split(TOGETHER):
             rows = self.rows[part]
@@ -304,11 +305,12 @@ class RealLoss:
 
 
 class AdaptiveTruncation(BackPropagationThroughTraining):
-    """The window ends where it is drawn by the size of the gradients, and is as long as their change says (AT-BPTT++,
-    its released code; successor of AT-BPTT, arXiv 2510.04838).
+    """The last step of the window is drawn by the size of the gradients, and the length of the window follows from
+    their change (AT-BPTT++, its released code; successor of AT-BPTT, arXiv 2510.04838).
 
-    A probe takes T steps from the same θ_0 on the same batches: G_t = ‖∇ℓ‖, V_t = |G_t − G_{t−1}|, V_0 = 0. With z(·)
-    standardised over t and mean G between the least and the most of all steps so far as β from −1 to 1 (1 at first):
+    A probe takes T steps from the same θ_0 on the same batches: G_t = ‖∇ℓ‖, V_t = |G_t − G_{t−1}|, V_0 = 0. z(·) is
+    standardised over t. β is the mean of G, scaled linearly so that its smallest value over all outer steps so far is
+    −1 and its largest 1 (in the first step β = 1):
 
         π = softmax(log π_ref + β z(G)/λ),  n ~ π,  π_ref ← (1 − ρ) π_ref + ρ π,
         W = clip(round(W_0 − R + 2 R σ(z(V)_n/τ)), max(1, W_0 − R), min(T, W_0 + R)), at most n + 1,
@@ -358,38 +360,39 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         longest = min(self.unroll, self.window + self.window_range)
-        # Beforehand a student takes all steps, so that the window is placed by its gradients.
-        # The curvature is fitted after a prefix of its own, by products that take 8/3 times as long as a gradient each.
+        # A student first takes all steps; its gradients determine the window.
+        # The fit of the curvature takes another prefix, and products that take 8/3 times as long as a gradient each.
         fits = bool(self.curvature_rank) / self.curvature_every
         fitted = fits * (self._prefix + 8 / 3 * (2 + ITERATIONS) * (self.curvature_rank + OVERSAMPLED))
-        whole = super().work(settings, images, classes)
+        base = super().work(settings, images, classes)
         return replace(
-            whole,
+            base,
             training_steps=longest,
             before=self._prefix + self.unroll + fitted,
             saved=2 * self.curvature_rank,
-            kept_besides=self._kept_besides(whole.kept * longest),
+            kept_besides=self._extra_vectors(base.kept * longest),
         )
 
-    def _kept_besides(self, walked: int) -> int:
-        """Vectors besides the `walked` ones of the window: the last approximation and the new one, or the last and what
-        is there while the new one is fitted, before the window is walked."""
+    def _extra_vectors(self, window_vectors: int) -> int:
+        """Number of vectors besides the `window_vectors` of the window: the previous approximation and the new one, or
+        the previous one and the temporary vectors of the fit, which runs before the window is differentiated."""
         if not self.curvature_rank:
             return 0
         factors = 2 * self.curvature_rank
-        return max(2 * factors, factors + LowRank.held(self.curvature_rank) - walked)
+        return max(2 * factors, factors + LowRank.held(self.curvature_rank) - window_vectors)
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
-        begun, images = super().begin(setup, variables, seed), variables.images
+        initial, images = super().begin(setup, variables, seed), variables.images
         reference = images.new_full((self.unroll,), 1 / self.unroll, dtype=torch.float64)
         bounds = images.new_zeros(2, dtype=torch.float64)
         return StepState(
-            {**begun.tensors, "reference": reference, "bounds": bounds, **self._curvature(setup, images)},
-            begun.counters,
+            {**initial.tensors, "reference": reference, "bounds": bounds, **self._empty_curvature(setup, images)},
+            initial.counters,
         )
 
-    def _curvature(self, setup: Setup, images: Images) -> dict[str, Tensor]:
-        """Room for the approximation and for what decides when it is fitted; nothing where there is none."""
+    def _empty_curvature(self, setup: Setup, images: Images) -> dict[str, Tensor]:
+        """Zeros for the approximation and for the numbers that decide when it is fitted; empty without
+        `curvature_rank`."""
         if not self.curvature_rank:
             return {}
         size = setup.model.size
@@ -409,17 +412,17 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         seed: int,
     ) -> tuple[Truncation, StepState]:
         norms = torch.stack([taken.gradient.norm() for taken in inner.steps(start, variables)]).double()
-        places, bounds = state.tensors["reference"], state.tensors["bounds"]
+        probabilities, bounds = state.tensors["reference"], state.tensors["bounds"]
         if norms.isfinite().all():
-            places, bounds = self.places(norms, places, bounds if state.counters["taken"] else None)
-        else:  # training diverged: they say nothing, and whether the step can be taken is judged by its loss
+            probabilities, bounds = self.places(norms, probabilities, bounds if state.counters["taken"] else None)
+        else:  # training diverged: the norms are ignored, and the step filter judges the step by its loss
             norms = torch.zeros_like(norms)
-        mixed = (1 - self.reference_rate) * state.tensors["reference"] + self.reference_rate * places
-        chosen = int(torch.multinomial(places.cpu(), 1, generator=rng(seed, "window", iteration)))
-        tensors = {**state.tensors, "reference": mixed, "bounds": bounds}
+        reference = (1 - self.reference_rate) * state.tensors["reference"] + self.reference_rate * probabilities
+        chosen = int(torch.multinomial(probabilities.cpu(), 1, generator=rng(seed, "window", iteration)))
+        tensors = {**state.tensors, "reference": reference, "bounds": bounds}
         if self.curvature_rank:
-            before = norms[chosen - 1] if chosen else norms[chosen]
-            change = (norms[chosen] - before).abs() / state.tensors["norms"][chosen].clamp_min(TINY)
+            previous_norm = norms[chosen - 1] if chosen else norms[chosen]
+            change = (norms[chosen] - previous_norm).abs() / state.tensors["norms"][chosen].clamp_min(TINY)
             tensors |= {"norms": norms, "change": change}
         return self.at(chosen, norms), StepState(tensors, state.counters)
 
@@ -448,19 +451,19 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         return replace(inner, optimiser=moves), StepState(tensors, state.counters)
 
     def places(self, norms: Norms, reference: Norms, bounds: Tensor | None) -> tuple[Norms, Tensor]:
-        """π, and the least and the most that mean G has been.
+        """π, and the smallest and the largest mean of G so far.
 
         Args:
             norms: G `[T]`, the norm of the gradient of each step.
             reference: π_ref `[T]`.
-            bounds: The least and the most before this step, `[2]`. None: it is the first.
+            bounds: The smallest and the largest mean of G before this step, `[2]`. None: this step is the first.
         """
         mean = norms.mean()
         if bounds is None:
             bounds = mean.expand(2)
         bounds = torch.stack([bounds[0].minimum(mean), bounds[1].maximum(mean)])
-        between = torch.where(bounds[1] > bounds[0], (mean - bounds[0]) / (bounds[1] - bounds[0]), 1.0)
-        weight = (2 * between - 1) / self.temperature
+        position = torch.where(bounds[1] > bounds[0], (mean - bounds[0]) / (bounds[1] - bounds[0]), 1.0)
+        weight = (2 * position - 1) / self.temperature
         return (reference.log() + weight * standardised(norms)).softmax(dim=0), bounds
 
     def at(self, step: int, norms: Norms) -> Truncation:
@@ -478,13 +481,13 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
 
 
 def curvature_of(inner: InnerLoop, theta: Params, variables: Variables, step: int) -> Callable[[Params], Params]:
-    """v to H v, H the second derivative in θ of the training loss of one step.
+    """The map from v to H v, with H the second derivative in θ of the training loss of one step.
 
     Args:
         inner: How a student trains.
         theta: θ `[P]`.
-        variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
-        step: The step whose images are seen, counted from 0.
+        variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
+        step: The step whose batch is used, counted from 0.
     """
     engine = engine_of(inner.model)
     with torch.no_grad():
@@ -497,7 +500,7 @@ def curvature_of(inner: InnerLoop, theta: Params, variables: Variables, step: in
 
 
 def standardised(values: Norms) -> Norms:
-    """Less their mean, over their standard deviation (divided by n); zeros where they are all alike."""
+    """Subtract the mean and divide by the standard deviation (of n, not n − 1); zeros if all values are equal."""
     spread = values.std(correction=0)
     return torch.where(spread > 0, (values - values.mean()) / spread, torch.zeros_like(values))
 
@@ -520,5 +523,5 @@ AT_BPTT = Method(
     labels=WeightLabels(),
     learn=("images", "targets"),
 )
-"""Without its approximation of curvature in 32 dimensions (CR-LRHA, `curvature_rank`), which its code can switch off
-too."""
+"""Without the approximation of curvature in 32 dimensions (CR-LRHA, `curvature_rank`), which the released code can
+switch off too."""

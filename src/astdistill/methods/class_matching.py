@@ -1,4 +1,4 @@
-"""What methods share that compare features of real and synthetic images class by class."""
+"""Common code of the methods that compare features of real and synthetic images class by class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .outer_step import OuterStep, Pair, Setup, StepSettings, StepWork
 from .unroll import MetaGradient, Variables
 
 TOGETHER = 1024
-"""Images in one forward pass, or those of one class."""
+"""Largest number of images in one forward pass, unless a single class has more."""
 Pairs = Sequence[Pair]
 
 
@@ -45,60 +45,63 @@ class ClassMatching(OuterStep):
         return self.replace(batch_real=min(self.batch_real, max(1, images // classes)))
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
-        each = images // classes
-        looks = min(each, self.most or each) * settings.texture.samples
-        seen, real, together = classes * looks, classes * self.batch_real, self._together(looks)
+        ipc = images // classes
+        views = min(ipc, self.most or ipc) * settings.texture.samples
+        synthetic, real, classes_per_pass = classes * views, classes * self.batch_real, self._classes_per_pass(views)
         return StepWork(
             forward=real,
-            backward=self.passes * seen,
-            augmented=seen + real,
-            at_once=min(together, classes) * max(self.batch_real, self.passes * looks),
-            groups=-(-classes // together),
+            backward=self.passes * synthetic,
+            augmented=synthetic + real,
+            at_once=min(classes_per_pass, classes) * max(self.batch_real, self.passes * views),
+            groups=-(-classes // classes_per_pass),
         )
 
-    def _together(self, looks: int) -> int:
-        """How many classes pass through the network together, of which each has so many looks at its own images."""
-        return max(1, TOGETHER // max(self.batch_real, looks))
+    def _classes_per_pass(self, views: int) -> int:
+        """Number of classes per forward pass, each with `views` views of its synthetic images."""
+        return max(1, TOGETHER // max(self.batch_real, views))
 
     def loss(self, setup: Setup, like: Tensor, iteration: int, seed: int) -> Callable[[Pairs], Scalar]:
-        """The loss of one outer step, on the pairs of some classes: the sum over them, differentiable in their
-        synthetic images. All that is drawn once for the step is drawn here.
+        """The loss of one outer step, as a function of the pairs of some classes: the sum over them, differentiable in
+        their synthetic images. Everything that is drawn once per step is drawn here.
 
         Args:
-            setup: What stays the same from one outer step to the next.
+            setup: What all outer steps of a run share.
             like: A tensor of the precision and on the device of the images.
             iteration: The outer step, counted from 0.
-            seed: Of the run.
+            seed: Seed of the run.
         """
         raise NotImplementedError
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        return self._of_classes(range(len(setup.dataset.classes)), setup, iteration, seed, variables)
+        return self._gradient_of_classes(range(len(setup.dataset.classes)), setup, iteration, seed, variables)
 
-    def _of_classes(
+    def _gradient_of_classes(
         self, labels: Sequence[int], setup: Setup, iteration: int, seed: int, variables: Variables
     ) -> MetaGradient:
-        """The loss of some classes, and its derivative, which is zero in the images of all others."""
+        """The loss of some classes, and its derivative, which is zero for the images of all other classes."""
         images = variables.images.detach()
-        own = [part.clone().requires_grad_() for part in images.chunk(len(setup.dataset.classes))]
-        looks = min(len(own[0]), self.most or len(own[0])) * setup.settings.texture.samples
-        of, loss = self.loss(setup, images, iteration, seed), images.new_zeros(())
-        slopes = [torch.zeros_like(part) for part in own]
-        for group in torch.tensor(labels).split(self._together(looks)):
-            some = group.tolist()
+        class_images = [part.clone().requires_grad_() for part in images.chunk(len(setup.dataset.classes))]
+        views = min(len(class_images[0]), self.most or len(class_images[0])) * setup.settings.texture.samples
+        loss_of, loss = self.loss(setup, images, iteration, seed), images.new_zeros(())
+        slopes = [torch.zeros_like(part) for part in class_images]
+        for group in torch.tensor(labels).split(self._classes_per_pass(views)):
+            group_labels = group.tolist()
             pairs = [
-                Pair.drawn(setup, own[label], label, iteration, seed, self.batch_real, self.most) for label in some
+                Pair.drawn(setup, class_images[label], label, iteration, seed, self.batch_real, self.most)
+                for label in group_labels
             ]
-            value = of(pairs)
-            for label, slope in zip(some, torch.autograd.grad(value, [own[label] for label in some]), strict=True):
+            value = loss_of(pairs)
+            for label, slope in zip(
+                group_labels, torch.autograd.grad(value, [class_images[label] for label in group_labels]), strict=True
+            ):
                 slopes[label] = slope
             loss = loss + value.detach()
         return MetaGradient(loss, images=torch.cat(slopes))
 
 
 class ExpertFeatureMatching(ClassMatching):
-    """The same on networks of one expert, for some of the synthetic images of a large class; pixels stay in their
-    range. `stepping` says whether the optimiser moves once for all classes, or once for each."""
+    """Class matching on networks of one expert, with at most `most_synthetic` synthetic images of each class; pixels
+    are clipped to their range. `stepping` selects one step of the optimiser for all classes, or one for each."""
 
     needs_experts: ClassVar[bool] = True
     clips: ClassVar[bool] = True
@@ -117,48 +120,49 @@ class ExpertFeatureMatching(ClassMatching):
     def most(self) -> int | None:
         return self.most_synthetic
 
-    def _together(self, looks: int) -> int:
-        return {"joint": super()._together(looks), "per-class": 1}[self.stepping]
+    def _classes_per_pass(self, views: int) -> int:
+        return {"joint": super()._classes_per_pass(views), "per-class": 1}[self.stepping]
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        first = {"joint": len(setup.dataset.classes), "per-class": 1}[self.stepping]
-        return self._of_classes(range(first), setup, iteration, seed, variables)
+        classes = {"joint": len(setup.dataset.classes), "per-class": 1}[self.stepping]
+        return self._gradient_of_classes(range(classes), setup, iteration, seed, variables)
 
     def then(self, setup: Setup, iteration: int, seed: int) -> Sequence[Callable[[Variables], MetaGradient]]:
         if self.stepping == "joint":
             return ()
         return [
-            partial(self._of_classes, [label], setup, iteration, seed) for label in range(1, len(setup.dataset.classes))
+            partial(self._gradient_of_classes, [label], setup, iteration, seed)
+            for label in range(1, len(setup.dataset.classes))
         ]
 
 
 def real_features(model: FlatModel, theta: Params, pairs: Pairs) -> list[Features]:
-    """Those of each pair's real images, as constants, all in one pass."""
+    """Features of each pair's real images, as constants, all in one pass."""
     with torch.no_grad():
         return _features(model, theta, [pair.real for pair in pairs])
 
 
 def synthetic_features(model: FlatModel, theta: Params, pairs: Pairs) -> list[Features]:
-    """Those of each pair's synthetic images, all in one pass."""
+    """Features of each pair's synthetic images, all in one pass."""
     return _features(model, theta, [pair.synthetic for pair in pairs])
 
 
 def _features(model: FlatModel, theta: Params, batches: Sequence[Batch]) -> list[Features]:
-    together = engine_of(model).features(theta, torch.cat(list(batches)))
-    return list(together.split([len(batch) for batch in batches]))
+    features = engine_of(model).features(theta, torch.cat(list(batches)))
+    return list(features.split([len(batch) for batch in batches]))
 
 
 def distance_of_means(model: FlatModel, theta: Params, pairs: Pairs) -> Scalar:
     """Σ_c of the squared distance between the mean features of real and of synthetic images."""
-    real, own = (
+    real, synthetic = (
         torch.stack([each.mean(dim=0) for each in features(model, theta, pairs)])
         for features in (real_features, synthetic_features)
     )
-    return (own - real).square().sum()
+    return (synthetic - real).square().sum()
 
 
 def entropies(model: FlatModel, theta: Params, synthetic: Mapping[int, Batch]) -> Scalar:
-    """Σ_c of the mean cross-entropy of each class's synthetic images, which are given by the number of the class."""
+    """Σ_c of the mean cross-entropy of each class's synthetic images, which are keyed by the class index."""
     losses = []
     for label, features in zip(synthetic, _features(model, theta, list(synthetic.values())), strict=True):
         logits = model.head(theta, features)
@@ -167,6 +171,6 @@ def entropies(model: FlatModel, theta: Params, synthetic: Mapping[int, Batch]) -
 
 
 def row(setup: Setup, expert: int, epoch: int, like: Tensor) -> Params:
-    """θ* of an expert after so many epochs, in the precision of `like`."""
+    """θ* of an expert after `epoch` epochs, in the precision and on the device of `like`."""
     assert setup.experts is not None, "a method that needs experts has a recipe for them"
     return setup.experts.rows(expert, epoch, epoch + 1)[0].to(like.device, like.dtype)

@@ -16,7 +16,7 @@ from .outer_step import Setup
 
 class DistributionMatching(ClassMatching):
     """Σ_c ‖mean f(A_c(real_c)) − mean f(A_c(X_c))‖² (Algorithm 1), f the features of a new random network before its
-    linear layer, A_c one augmentation for all images of a class. η is not learned: evaluation has `lr_init`."""
+    linear layer, A_c one augmentation for all images of a class. η is not learned: evaluation uses `lr_init`."""
 
     family: ClassVar[str] = "distribution matching"
     loss_name: ClassVar[str] = "distribution distance"
@@ -35,4 +35,4 @@ class DistributionMatching(ClassMatching):
 
 PAPER = "Zhao & Bilen, Dataset Condensation with Distribution Matching, arXiv 2110.04181, Algorithm 1"
 DM = Method(name="dm", paper=PAPER, step=DistributionMatching(), expert=None, learn=("images",))
-"""Random networks alone, no experts; published with real initial images and standardised data."""
+"""Random networks only, no experts; published with real initial images and standardised data."""

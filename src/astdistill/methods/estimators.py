@@ -27,7 +27,7 @@ class Estimator(Component):
         Args:
             inner: How a student trains.
             start: θ_0 `[P]`.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
             objective: The loss of the students.
         """
         raise NotImplementedError
@@ -56,7 +56,7 @@ class Backprop(Estimator):
 
 
 class Recompute(Estimator):
-    """Exact, in constant memory: P floats a step are kept, 4 P for Adam (docs/method.md, section 3; cf. arXiv
+    """Exact, in constant memory: P floats are kept per step, 4 P for Adam (docs/method.md, section 3; cf. arXiv
     2505.00793)."""
 
     exact: ClassVar[bool] = True
@@ -69,27 +69,27 @@ def walk_back(
     inner: InnerLoop, start: Params, variables: Variables, objective: Objective, *, steps: int, curvature: bool = True
 ) -> MetaGradient:
     """The meta-gradient through the last `steps` inner steps; without `curvature`, θ's dependence on earlier images is
-    dropped. What the steps before these leave behind, θ and moments, counts as a constant."""
+    dropped. θ and the moments before these steps are treated as constants."""
     last = inner.plan.steps
     trajectory = inner.trajectory(start, variables, last - steps, objective.at)
     students, engine = trajectory.students, engine_of(inner.model)
-    loss, read = cotangents(objective, students)
+    loss, student_slopes = cotangents(objective, students)
     images, targets = torch.zeros_like(variables.images), torch.zeros_like(variables.targets)
     adjoint, walk = torch.zeros_like(start), inner.moves.walk(start, variables.lr)  # λ = dL/dθ, and dL/d(moments)
-    # What comes after the last student with a derivative adds nothing.
-    for portion in reversed(inner.plan.portions(range(last - steps, max(read)), variables.images)):
+    # Steps after the last student with a derivative contribute nothing.
+    for portion in reversed(inner.plan.portions(range(last - steps, max(student_slopes)), variables.images)):
         source = variables.images[inner.plan.rows(portion)].detach().requires_grad_()
         augmented, slopes = inner.plan.augment_steps(portion, source), []
-        for step, seen in zip(reversed(portion), reversed(augmented), strict=True):
-            adjoint += read.pop(step + 1, 0.0)
+        for step, batch in zip(reversed(portion), reversed(augmented), strict=True):
+            adjoint += student_slopes.pop(step + 1, 0.0)
             students.pop(step + 1)
             direction = walk.direction(step, adjoint, trajectory.kept.pop(step))
-            chosen = inner.plan.indices[step]
+            rows = inner.plan.indices[step]
             derivatives = step_derivatives(
-                inner, engine, students[step], direction, seen.detach(), variables.targets[chosen].detach(), curvature
+                inner, engine, students[step], direction, batch.detach(), variables.targets[rows].detach(), curvature
             )
             slopes.append(derivatives.images)
-            targets.index_add_(0, chosen, derivatives.targets)
+            targets.index_add_(0, rows, derivatives.targets)
             walk.slope(derivatives.slope)
             adjoint += derivatives.theta
         # The augmentation does not depend on θ: one ordinary pull-back, and no second derivative of resampling, is
@@ -132,7 +132,7 @@ class FirstOrder(Estimator):
 
 
 class Truncated(Estimator):
-    """Approximate: the student after T − k steps counts as a constant; exact when k ≥ T.
+    """Approximate: the student after T − k steps is treated as a constant; exact when k ≥ T.
 
     Terms of the objective that read students at or before step T − k enter the loss but not the gradient.
     """

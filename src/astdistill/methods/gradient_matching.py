@@ -1,5 +1,5 @@
-"""DC, DSA and IDC: gradients of the loss on real and on synthetic images of each class are to agree, on networks that
-train meanwhile."""
+"""DC, DSA and IDC: match the gradients of the loss on real and on synthetic images of each class, on networks that are
+trained along the way."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class GradientMatching(OuterStep):
     """Σ_c D(∇_θ ℓ(A_c real_c), ∇_θ ℓ(A_c X_c)) on one network for `matchings` outer steps (DC, arXiv 2006.05929,
     Algorithm 1).
 
-    D adds up 1 − cos over the rows of all weights, a row being all that leads to one output; biases and scales of norms
-    do not count. Before every outer step but a network's first it trains on X. A_c is one augmentation for all images
-    of a class.
+    D is the sum of 1 − cos over the rows of all weights, where a row holds the weights of one output; biases and the
+    scales of normalisation layers are ignored. A network trains on X before each of its outer steps except the first.
+    A_c is one augmentation for all images of a class.
     """
 
     derives: ClassVar[tuple[str, ...]] = ("images",)
@@ -63,7 +63,7 @@ class GradientMatching(OuterStep):
         return {"iterations": 1000 * self.life(ipc), "augmentation": "", **rates}
 
     def life(self, ipc: int) -> int:
-        """Outer steps on one network, with so many images per class.
+        """Number of outer steps per network, at `ipc` images per class.
 
         Args:
             ipc: Images per class.
@@ -74,19 +74,20 @@ class GradientMatching(OuterStep):
         return self.replace(batch_real=min(self.batch_real, max(1, images // classes)))
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
-        few, samples = min(images // classes, self.most_synthetic), settings.texture.samples
-        trained = classes * self.batch_real + self._trained_on(images // classes, images * samples)
+        per_class, samples = min(images // classes, self.most_synthetic), settings.texture.samples
+        trained = classes * self.batch_real + self._training_images(images // classes, images * samples)
         return StepWork(
             training_steps=classes,
-            batch=few * samples,
+            batch=per_class * samples,
             kept=0,
             trained=trained,
             trained_at_once=max(self.batch_real, min(self.net_batch, images) * samples),
         )
 
-    def _trained_on(self, ipc: int, looks: int) -> float:
-        """Images that the network trains on before one outer step, in the mean, where a pass over X has `looks`."""
-        return (1 - 1 / self.life(ipc)) * self._passes(ipc) * looks
+    def _training_images(self, ipc: int, images_per_pass: int) -> float:
+        """Average number of images that the network trains on before one outer step; a pass over X has
+        `images_per_pass`."""
+        return (1 - 1 / self.life(ipc)) * self._passes(ipc) * images_per_pass
 
     def _passes(self, ipc: int) -> int:
         return self.passes or max(1, 500 // ipc)
@@ -109,14 +110,14 @@ class GradientMatching(OuterStep):
     def trained(
         self, setup: Setup, variables: Variables, tensors: Mapping[str, Tensor], iteration: int, seed: int
     ) -> dict[str, Tensor]:
-        """The network, and what its optimiser keeps, after its training on the present X.
+        """The parameters of the network and the state of its optimiser, after training on the current X.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
-            tensors: θ `[P]` as `theta`, and what the optimiser keeps.
+            setup: What all outer steps of a run share.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
+            tensors: θ `[P]` as `theta`, and the state of the optimiser.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         data, settings, count = setup.dataset, setup.settings, len(variables.images)
         steps = self._passes(count // len(data.classes)) * -(-count // self.net_batch)
@@ -137,57 +138,59 @@ class GradientMatching(OuterStep):
         return {"theta": theta}
 
     def matched(self, setup: Setup, theta: Params, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        """The distance at θ, and its derivative: that of ∇_θ ℓ along ∂D/∂(∇_θ ℓ), by which ℓ is differentiated in θ and
-        X at once.
+        """The distance at θ and its derivative in X: the derivative of ∇_θ ℓ along ∂D/∂(∇_θ ℓ), a mixed second
+        derivative of ℓ in θ and X.
 
         Args:
-            setup: What stays the same from one outer step to the next.
+            setup: What all outer steps of a run share.
             theta: θ `[P]` of the network.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         engine, classes = engine_of(setup.model), len(setup.dataset.classes)
         images = variables.images.detach().requires_grad_()
-        loss, seen, slopes = theta.new_zeros(()), [], []
+        loss, augmented, slopes = theta.new_zeros(()), [], []
         for label, members in enumerate(images.chunk(classes)):
             pair = Pair.drawn(setup, members, label, iteration, seed, self.batch_real, self.most_synthetic)
-            own = pair.synthetic.detach()
-            real = engine.gradient(theta, pair.real, _of_class(label, classes, pair.real)).theta
-            targets = _of_class(label, classes, own)
-            distance, along = self.distance(setup.model, real, engine.gradient(theta, own, targets).theta)
+            synthetic = pair.synthetic.detach()
+            real_gradient = engine.gradient(theta, pair.real, _class_targets(label, classes, pair.real)).theta
+            targets = _class_targets(label, classes, synthetic)
+            distance, direction = self.distance(
+                setup.model, real_gradient, engine.gradient(theta, synthetic, targets).theta
+            )
             loss += distance
-            seen.append(pair.synthetic)
-            slopes.append(engine.directional(theta, along, own, targets, curvature=False).images)
-        (slope,) = torch.autograd.grad(seen, images, slopes)
+            augmented.append(pair.synthetic)
+            slopes.append(engine.directional(theta, direction, synthetic, targets, curvature=False).images)
+        (slope,) = torch.autograd.grad(augmented, images, slopes)
         return MetaGradient(loss, images=slope)
 
     def distance(self, model: FlatModel, real: Params, own: Params) -> tuple[Scalar, Params]:
         """D of two gradients, and its derivative with respect to the second.
 
         Args:
-            model: Where the weights lie in θ.
+            model: The network, for the positions of its weights in θ.
             real: Gradient on real images, `[P]`.
             own: Gradient on synthetic images, `[P]`.
         """
         loss, along = own.new_zeros(()), torch.zeros_like(own)
-        pieces = (model.unflatten(each).values() for each in (real, own, along))
-        for wanted, given, slope in zip(*pieces, strict=True):
-            if given.dim() == 1:
+        parts = (model.unflatten(each).values() for each in (real, own, along))
+        for real_part, synthetic_part, slope in zip(*parts, strict=True):
+            if synthetic_part.dim() == 1:
                 continue
-            r, s = wanted.flatten(1), given.flatten(1)
+            r, s = real_part.flatten(1), synthetic_part.flatten(1)
             r_norm, s_norm, dot = r.norm(dim=1), s.norm(dim=1), (r * s).sum(dim=1)
             product = r_norm * s_norm + TINY
             loss += (1 - dot / product).sum()
-            # A row of zeros has no direction: the derivative of its norm counts as zero.
-            turn = (dot * r_norm / product.square() / s_norm).masked_fill_(s_norm == 0, 0.0)
-            slope.copy_((turn[:, None] * s - r / product[:, None]).view_as(slope))
+            # A row of zeros has no direction: the derivative of its norm is taken as zero.
+            factor = (dot * r_norm / product.square() / s_norm).masked_fill_(s_norm == 0, 0.0)
+            slope.copy_((factor[:, None] * s - r / product[:, None]).view_as(slope))
         return loss, along
 
 
 class SiameseGradientMatching(GradientMatching):
-    """The same under differentiable Siamese augmentation, one draw for real and synthetic images of a class (DSA, arXiv
-    2102.08259, Algorithm 1)."""
+    """Gradient matching under differentiable Siamese augmentation: one draw for the real and the synthetic images of a
+    class (DSA, arXiv 2102.08259, Algorithm 1)."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         usual = super().usual_settings(ipc)
@@ -198,8 +201,8 @@ class RealTrainedGradientMatching(GradientMatching):
     """Σ_c of the L1 distance, or the squared one, of the gradients of all convolutions, on networks that train on real
     images (IDC, arXiv 2205.14959, Algorithm 1).
 
-    Linear layers, biases and scales of norms do not count; linear layers do where a network has no convolutions. Before
-    every outer step but its first a network takes a stretch of training on real images, with cutmix.
+    Linear layers, biases and the scales of normalisation layers are ignored; a network without convolutions uses its
+    linear layers. A network trains on real images, with cutmix, before each of its outer steps except the first.
     """
 
     clips: ClassVar[bool] = True
@@ -233,19 +236,19 @@ class RealTrainedGradientMatching(GradientMatching):
 
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         """The released learning rate is 1e-5 ipc for the L1 distance (on MNIST) and 5e-4 ipc for squares (on CIFAR-10),
-        for images in [0, 1], with momentum ½ and a step for each class; here it is that of standardised images
-        (÷ (¼)²), and of one joint step (× 2, without momentum). 500 networks are the default of the released program,
-        2000 its number for CIFAR-10."""
+        for images in [0, 1], with momentum ½ and a step for each class. Here it is converted to standardised images (÷
+        (¼)²) and to one joint step (× 2, without momentum). 500 networks are the default of the released program, 2000
+        its number for CIFAR-10."""
         rate, networks = {"absolute": (1e-5, 500), "squared": (5e-4, 2000)}[self.differences]
         rates = {"lr_img": 2 * 16 * rate * ipc, "lr_init": 0.01, "outer_momentum": 0.0}
         return {"iterations": networks * self.life(ipc), **rates}
 
-    def _trained_on(self, ipc: int, looks: int) -> float:
+    def _training_images(self, ipc: int, images_per_pass: int) -> float:
         return (1 - 1 / self.life(ipc)) * self._passes(ipc) * self.net_images
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
-        begun = super().begin(setup, variables, seed)
-        return StepState({**begun.tensors, "velocity": torch.zeros_like(begun.tensors["theta"])}, begun.counters)
+        initial = super().begin(setup, variables, seed)
+        return StepState({**initial.tensors, "velocity": torch.zeros_like(initial.tensors["theta"])}, initial.counters)
 
     def trained(
         self, setup: Setup, variables: Variables, tensors: Mapping[str, Tensor], iteration: int, seed: int
@@ -256,16 +259,16 @@ class RealTrainedGradientMatching(GradientMatching):
             chosen = torch.randperm(len(train), generator=generator)[: self.net_images]
             for rows in to_device(chosen, setup.dataset.device).split(self.net_batch):
                 targets = one_hot(train.labels[rows], classes).to(theta.dtype)
-                images, targets = self._mixed(setup, train.batch(rows).to(theta.dtype), targets, generator)
+                images, targets = self._augmented(setup, train.batch(rows).to(theta.dtype), targets, generator)
                 slope = engine.gradient(theta, images, targets).theta + self.net_decay * theta
                 velocity = self.net_momentum * velocity + slope
                 theta = theta - self.net_lr * velocity
         return {"theta": theta, "velocity": velocity}
 
-    def _mixed(
+    def _augmented(
         self, setup: Setup, images: Batch, targets: Targets, generator: torch.Generator
     ) -> tuple[Batch, Targets]:
-        """A batch of real images and their targets, augmented."""
+        """Augment a batch of real images with their targets."""
         names = setup.settings.augmentation.split("_")
         if self.cutmix:
             names = [name for name in names if name != "cutout"]
@@ -273,21 +276,21 @@ class RealTrainedGradientMatching(GradientMatching):
         return cut_and_mixed(apply(images, drawn.to(images.device)), targets, self.cutmix, generator)
 
     def distance(self, model: FlatModel, real: Params, own: Params) -> tuple[Scalar, Params]:
-        difference, counted = own - real, torch.zeros_like(own)
-        for where in model.kernels or _matrices(model, own):
-            counted[where] = 1.0
+        difference, mask = own - real, torch.zeros_like(own)
+        for weights in model.kernels or _matrices(model, own):
+            mask[weights] = 1.0
         if self.differences == "squared":
-            return (counted * difference.square()).sum(), 2 * counted * difference
-        return (counted * difference.abs()).sum(), counted * difference.sign()
+            return (mask * difference.square()).sum(), 2 * mask * difference
+        return (mask * difference.abs()).sum(), mask * difference.sign()
 
 
 def _matrices(model: FlatModel, theta: Params) -> list[slice]:
-    """Where the weights of linear layers lie in θ."""
+    """Slices of θ that hold the weights of linear layers."""
     parts = zip(model.layers, model.unflatten(theta).values(), strict=True)
-    return [where for where, part in parts if part.dim() > 1]
+    return [position for position, part in parts if part.dim() > 1]
 
 
-def _of_class(label: int, classes: int, images: Batch) -> Targets:
+def _class_targets(label: int, classes: int, images: Batch) -> Targets:
     """One-hot targets of images of one class."""
     labels = torch.full((len(images),), label, device=images.device)
     return one_hot(labels, classes).to(images.dtype)
@@ -314,4 +317,4 @@ IDC = DSA.replace(
     paper="IDC (Kim et al., Efficient Synthetic-Data Parameterization, arXiv 2205.14959), Algorithm 1",
     step=RealTrainedGradientMatching(),
 )
-"""Published with four sub-images a slot, `--distill.factor 2`."""
+"""Published with four sub-images per slot, `--distill.factor 2`."""

@@ -1,4 +1,4 @@
-"""Where the images start (real ones, chosen ones, noise, a file), and their labels."""
+"""Initial images (random real ones, selected real ones, noise, or from a file) and their labels."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Batch, Images, Labels, Logits, Params, Targets
 
 Classifier = Callable[[Params, Batch], Logits]
-"""A network as labels are made with it: a function of its parameters and of images, or of whole canvases."""
+"""The network that makes labels: a function of its parameters and of images, or of whole canvases."""
 
 
 @dataclass(frozen=True)
 class Initial:
-    """Start images `[N, C, H, W]` with labels `[N]`, grouped by class, N = K × ipc."""
+    """Initial images `[N, C, H, W]` with labels `[N]`, grouped by class, N = K × ipc."""
 
     images: Images
     """`[N, C, H, W]`, in the preprocessed space."""
     labels: Labels
     """`[N]`, each 0 … K − 1."""
     clusters: tuple[Clusters, ...] = ()
-    """One a class, where the images were chosen by clusters."""
+    """One per class if the images were chosen by clustering."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """What one class was clustered by: features `[N, D]`, the cluster of each image `[N]`, and which of the N were
-    chosen."""
+    """The clustering of one class: features `[N, D]`, the cluster of each image `[N]`, and the indices of the chosen
+    images."""
 
     features: Logits
     """`[N, D]`."""
@@ -54,16 +54,16 @@ class Clusters:
 
 @dataclass(frozen=True)
 class Choice:
-    """Indices into the training images, and the clusters that they were chosen from, where they were."""
+    """Indices into the training images, and the clusters that they were chosen from, if any."""
 
     indices: Int[Tensor, " I"]
     """`[I]`, on the CPU."""
     clusters: Clusters | None = None
-    """None where there are none."""
+    """None if the images were not clustered."""
 
     @staticmethod
     def among(members: Int[Tensor, " N"], clusters: Clusters) -> Choice:
-        """The chosen ones of the images at `members`.
+        """The images at `members` that were chosen.
 
         Args:
             members: `[N]`, indices into the training images.
@@ -73,17 +73,17 @@ class Choice:
 
 
 class ImageInit(Component):
-    """Chooses the start of X from the training images.
+    """Chooses the initial images X from the training images.
 
-    The images per class have been checked against the class sizes; a canvas of k² cells asks for k² of them, which a
-    class may not have. The experts are there wherever `reads_trained`; a method may otherwise have none.
+    `ipc` has been checked against the class sizes; a canvas of k² cells needs k² images, which a class may not have.
+    The experts are given if `reads_trained` is set; otherwise they may be None.
     """
 
     reads_trained: ClassVar[bool] = False
     """Whether the last row of an expert is read, for which the expert must be trained to the end."""
 
     def check(self, dataset: Dataset, ipc: int) -> None:
-        """Raise InputError when so many images per class of this data set cannot be chosen this way.
+        """Raise InputError if this many images per class of this data set cannot be chosen this way.
 
         Args:
             dataset: The real data.
@@ -93,29 +93,29 @@ class ImageInit(Component):
     def __call__(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
     ) -> Initial:
-        """The initial set: no image twice, but where a class has fewer than `ipc`, all of which then come round
-        again.
+        """The initial set. All images differ, unless a class has fewer than `ipc`: its images are then repeated in
+        turn.
 
         Args:
             dataset: The real data.
-            experts: The store. None where the method trains none.
+            experts: The store. None if the method trains no experts.
             model: The network as a function of its parameters and of images.
             ipc: Images per class.
-            seed: Of all draws.
+            seed: Seed of all random draws.
         """
         sizes = enumerate(dataset.class_sizes())
         chosen = [self.choose(dataset, label, min(ipc, size), experts, model, seed) for label, size in sizes]
-        again = [each.indices[torch.arange(ipc) % len(each.indices)] for each in chosen]
-        indices = torch.cat(again).to(dataset.train.labels.device)
+        repeated = [each.indices[torch.arange(ipc) % len(each.indices)] for each in chosen]
+        indices = torch.cat(repeated).to(dataset.train.labels.device)
         clusters = tuple(each.clusters for each in chosen if each.clusters is not None)
         return Initial(dataset.train.batch(indices), dataset.train.labels[indices], clusters)
 
     def laid_out(self, images: Images, texture: TextureSpec, size: tuple[int, int]) -> Images:
-        """Canvases and slots `[N, C, H, W]` from the images of their cells, those of each in turn.
+        """Canvases and slots `[N, C, H, W]`, made of the images of their cells, which are listed canvas by canvas.
 
         Args:
-            images: Of the initial set.
-            texture: What they lie on.
+            images: Images of the initial set.
+            texture: The layout of canvases and slots.
             size: Height and width of an ordinary image.
         """
         return texture.tiled(texture.fitted(images, size))
@@ -123,15 +123,15 @@ class ImageInit(Component):
     def choose(
         self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
     ) -> Choice:
-        """Which `ipc` training images of class `label`.
+        """Choose `ipc` training images of class `label`.
 
         Args:
             dataset: The real data.
             label: The class, 0 … K − 1.
-            ipc: Images of it, no more than it has.
-            experts: The store. None where the method trains none.
+            ipc: Images of the class, at most as many as it has.
+            experts: The store. None if the method trains no experts.
             model: The network as a function of its parameters and of images.
-            seed: Of all draws.
+            seed: Seed of all random draws.
         """
         raise NotImplementedError
 
@@ -150,8 +150,8 @@ class CorrectInit(ImageInit):
     """Random real images of each class among those that a trained expert classifies correctly (DATM, arXiv 2310.05773,
     section 3.2).
 
-    Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is
-    above their own.
+    If these are too few, misclassified images follow in ascending order of the largest logit minus the logit of their
+    own class.
     """
 
     reads_trained: ClassVar[bool] = True
@@ -167,7 +167,7 @@ class CorrectInit(ImageInit):
 
 
 class NoiseInit(ImageInit):
-    """Gaussian noise, unit variance in the preprocessed space, of slots as they are stored."""
+    """Gaussian noise, of unit variance in the preprocessed space for slots as they are stored."""
 
     def __call__(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
@@ -177,7 +177,7 @@ class NoiseInit(ImageInit):
         return Initial(images.to(dataset.device), labels.to(dataset.device))
 
     def laid_out(self, images: Images, texture: TextureSpec, size: tuple[int, int]) -> Images:
-        return texture.factor * super().laid_out(images, texture, size)  # a mean of r² values deviates 1 / r as much
+        return texture.factor * super().laid_out(images, texture, size)  # averaging r² values divides σ by r
 
 
 class UnitNormInit(NoiseInit):
@@ -198,7 +198,8 @@ class UnitNormInit(NoiseInit):
 
 
 def of_unit_norm(images: Images, texture: TextureSpec) -> Images:
-    """The stored images with each image that a network sees scaled to an L2 norm of 1; a canvas of k² cells has k."""
+    """Scale the stored images so that each image that a network sees has an L2 norm of 1; a canvas of k² cells has
+    k."""
     if texture.factor == 1:
         return images * (texture.canvas / images.flatten(1).norm(dim=1))[:, None, None, None]
     norms = texture.decoded(images).flatten(1).norm(dim=1)
@@ -208,34 +209,34 @@ def of_unit_norm(images: Images, texture: TextureSpec) -> Images:
 class FileInit(ImageInit):
     """The images of an earlier distilled set, which must have the same classes, images per class and preprocessing.
 
-    A canvas counts for its k² cells, so that textures start from textures, from ordinary images, and the other way
-    round.
+    A canvas counts as its k² cells, so textures can start from textures or from ordinary images, and ordinary images
+    from textures.
     """
 
     path: Path
     """A synthetic.safetensors file, or a run folder that contains one."""
 
     def check_alike(self, given: Sequence[object], wanted: Sequence[object]) -> None:
-        """Raise InputError where classes, images per class, shape or, as far as it is known, preprocessing differ.
+        """Raise InputError if classes, images per class, shape or, where it is known, preprocessing differ.
 
         Args:
-            given: Those of the earlier set, in this order.
-            wanted: Those of the run, as far as they are known.
+            given: Properties of the earlier set, in this order.
+            wanted: Properties of the run, as far as they are known.
         """
-        for name, has, wants in zip(
+        for name, actual, expected in zip(
             ("classes", "images per class", "image shape", "preprocessing"), given, wanted, strict=False
         ):
-            if has != wants:
+            if actual != expected:
                 raise InputError(
-                    f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or "
+                    f"{self.path} has other {name} ({actual}) than this run ({expected}); start from a set like it, or "
                     "--init real."
                 )
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         earlier = load(self.path)
-        given = (earlier.classes, earlier.ipc * earlier.texture.cells, earlier.shape, earlier.preprocessing.hash)
-        wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
-        self.check_alike(given, wanted)
+        actual = (earlier.classes, earlier.ipc * earlier.texture.cells, earlier.shape, earlier.preprocessing.hash)
+        expected = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
+        self.check_alike(actual, expected)
 
     def __call__(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
@@ -298,9 +299,9 @@ class RepresentativeInitAsReleased(ImageInit):
 
 @torch.no_grad()
 def expert_logits(experts: TrajectoryStore | None, model: Classifier, split: Split, seed: int) -> Logits:
-    """What one drawn expert says of the images at the last epoch that is read of it, on the CPU.
+    """Logits that one randomly drawn expert gives the images, at the last epoch that is read of it, on the CPU.
 
-    Raises InputError where there are no experts.
+    Raises InputError if there are no experts.
     """
     if experts is None:
         raise InputError(
@@ -310,7 +311,7 @@ def expert_logits(experts: TrajectoryStore | None, model: Classifier, split: Spl
 
 
 def _last_logits(experts: TrajectoryStore, expert: int, model: Classifier, split: Split) -> Logits:
-    """What an expert says of the images at the last epoch that is read of it, on the CPU."""
+    """Logits that an expert gives the images, at the last epoch that is read of it, on the CPU."""
     theta = experts.rows(expert, experts.epochs, experts.epochs + 1)[0].to(split.device)
     return torch.cat([model(theta, images) for images, _ in split.batches(1000)]).cpu()
 
@@ -330,21 +331,21 @@ class SyntheticLabels(Component):
         """Y, `[N, K]`. For textures `model` gives the mean logits of a canvas's k² cells.
 
         Args:
-            initial: Start images with their labels.
-            experts: The store. None where the method trains none.
+            initial: Initial images with their labels.
+            experts: The store. None if the method trains no experts.
             model: The network as a function of its parameters and of images.
             classes: K.
-            seed: Of all draws.
+            seed: Seed of all random draws.
         """
         raise NotImplementedError
 
     def at(self, targets: Targets, images: Images, segment: Segment, model: Classifier) -> Targets:
-        """The targets of the present `images` in an outer step that imitates `segment`: Y itself, here.
+        """The targets of the current `images` in an outer step that matches `segment`; the base class returns Y itself.
 
         Args:
             targets: Y `[N, K]`.
             images: X `[N, C, H, W]`.
-            segment: What the outer step imitates.
+            segment: The segment that the outer step matches.
             model: The network as a function of its parameters and of images.
 
         Returns:
@@ -369,8 +370,8 @@ class HardLabels(SyntheticLabels):
 
 
 class WeightLabels(HardLabels):
-    """Weights of the classes, which begin as the one-hot label of each image and are then learned without being
-    normalised (RaT-BPTT, arXiv 2311.07025). Networks minimise −Σ_k Y_k log p_k, here and in evaluation."""
+    """Weights of the classes, which start as the one-hot label of each image and are then learned without normalisation
+    (RaT-BPTT, arXiv 2311.07025). Networks minimise −Σ_k Y_k log p_k, here and in evaluation."""
 
     kind: ClassVar[LabelKind] = "weights"
 
@@ -393,8 +394,8 @@ class ExpertLabels(SyntheticLabels):
 
 
 class ExpertTargetsAsReleased(ExpertLabels):
-    """The mean logits of all experts that take an initial image for its own class (DATM, arXiv 2310.05773, as
-    released); of all experts for an image that none of them does, where the released code divides by zero."""
+    """The mean logits of all experts that classify an initial image correctly (DATM, arXiv 2310.05773, as released); of
+    all experts if none does, where the released code divides by zero."""
 
     @torch.no_grad()
     def __call__(
@@ -405,20 +406,20 @@ class ExpertTargetsAsReleased(ExpertLabels):
                 "These labels read all experts, but there are none; give a store of experts, or use hard labels."
             )
         split, labels = Split(initial.images, initial.labels), initial.labels.cpu()
-        said = torch.stack([_last_logits(experts, expert, model, split) for expert in experts.experts()])
-        right = (said.argmax(dim=2) == labels).to(said)
-        right[:, right.sum(dim=0) == 0] = 1.0
-        mean = (said * right[:, :, None]).sum(dim=0) / right.sum(dim=0)[:, None]
+        logits = torch.stack([_last_logits(experts, expert, model, split) for expert in experts.experts()])
+        correct = (logits.argmax(dim=2) == labels).to(logits)
+        correct[:, correct.sum(dim=0) == 0] = 1.0
+        mean = (logits * correct[:, :, None]).sum(dim=0) / correct.sum(dim=0)[:, None]
         return mean.to(initial.images.device) / self.temperature
 
 
 class SegmentLabels(ExpertLabels):
-    """The logits of the sampled expert at θ*_{t+M}, the segment's target, for the present images, made anew by every
+    """The logits of the sampled expert at θ*_{t+M}, the segment's target, for the current images, recomputed in every
     outer step.
 
-    TESLA (arXiv 2211.10586, section 3.3, soft label assignment). They count as constants of the step and are not
-    learned. The set that is saved has those of its own images by the segment of the last outer step; the released
-    code's are one update of the images older. Before the first step they are those of a trained expert.
+    TESLA (arXiv 2211.10586, section 3.3, soft label assignment). They are constants of the step and are not learned.
+    The saved set has the labels of its own images by the segment of the last outer step; those of the released code are
+    one update of the images older. Before the first step they are those of a trained expert.
     """
 
     learnable: ClassVar[bool] = False

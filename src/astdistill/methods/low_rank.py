@@ -1,4 +1,5 @@
-"""A student's gradient in the few directions of most curvature (CR-LRHA of AT-BPTT++, its released code)."""
+"""Projection of a student's gradient onto a few directions of largest curvature (CR-LRHA of AT-BPTT++, its released
+code)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from ..runtime.shapes import Params, Scalar
 from .student_optimisers import Moments, StudentOptimiser, Walk
 
 OVERSAMPLED = 4
-"""Further columns of the random matrix, which are dropped again."""
+"""Additional columns of the random matrix, which are dropped after the decomposition."""
 ITERATIONS = 2
 """Power iterations."""
 
@@ -38,44 +39,45 @@ class LowRank:
             product: v to H v, each `[P]`.
             rank: r, at most P.
             like: Any `[P]`, for its length, type and device.
-            generator: Of the random matrix, on the CPU.
+            generator: CPU generator of the random matrix.
         """
         columns = min(rank + OVERSAMPLED, len(like))
 
         def multiplied(matrix: Tensor) -> Tensor:
             return torch.stack([product(column) for column in matrix.unbind(1)], dim=1)
 
-        drawn = torch.randn(len(like), columns, generator=generator, dtype=like.dtype).to(like.device)
-        basis = torch.linalg.qr(multiplied(drawn)).Q
+        random = torch.randn(len(like), columns, generator=generator, dtype=like.dtype).to(like.device)
+        basis = torch.linalg.qr(multiplied(random)).Q
         for _ in range(ITERATIONS):
             basis = torch.linalg.qr(multiplied(basis)).Q
         inner = basis.T @ multiplied(basis)
         left, values, right = torch.linalg.svd((inner + inner.T) / 2, full_matrices=False)
-        few = min(rank, columns)
-        return LowRank(basis @ left[:, :few], values[:few], basis @ right[:few].T)
+        kept_rank = min(rank, columns)
+        return LowRank(basis @ left[:, :kept_rank], values[:kept_rank], basis @ right[:kept_rank].T)
 
     @staticmethod
     def held(rank: int) -> int:
-        """The most vectors `[P]` that `fitted` holds at once: those that are multiplied, one by one and as a matrix,
-        their products, and what their QR decomposition takes."""
+        """Largest number of vectors `[P]` that `fitted` holds at once: the multiplied columns, one by one and as a
+        matrix, their products, and the memory of their QR decomposition."""
         return 4 * (rank + OVERSAMPLED)
 
     def times(self, vector: Params) -> Params:
         """U diag(s/s_max) Vᵀ v."""
-        return self.left @ (self._shares * (self.right.T @ vector))
+        return self.left @ (self._relative_values * (self.right.T @ vector))
 
     def transposed_times(self, vector: Params) -> Params:
         """V diag(s/s_max) Uᵀ v."""
-        return self.right @ (self._shares * (self.left.T @ vector))
+        return self.right @ (self._relative_values * (self.left.T @ vector))
 
     @property
-    def _shares(self) -> Tensor:
+    def _relative_values(self) -> Tensor:
         return self.values / self.values[0].clamp_min(torch.finfo(self.values.dtype).tiny)
 
 
 @dataclass(frozen=True)
 class InFewDirections:
-    """An optimiser that gets ‖g‖ P g / ‖P g‖ in place of g from step `first` on, P = U diag(s/s_max) Vᵀ a constant."""
+    """An optimiser that receives ‖g‖ P g / ‖P g‖ in place of g from step `first` on, with P = U diag(s/s_max) Vᵀ
+    constant."""
 
     optimiser: StudentOptimiser
     curvature: LowRank
@@ -100,30 +102,31 @@ class InFewDirections:
         return gradient.norm() * along / along.norm().clamp_min(torch.finfo(along.dtype).tiny)
 
     def kept(self, moments: Moments, gradient: Params) -> Moments:
-        """What the optimiser keeps, with g itself in the last place."""
+        """The tensors that the optimiser keeps, with g itself in the last place."""
         return *self.optimiser.kept(moments, gradient)[:-1], gradient
 
     def walk(self, theta: Params, lr: Scalar) -> Walk:
-        return _Walk(self, self.optimiser.walk(theta, lr))
+        return _ProjectedWalk(self, self.optimiser.walk(theta, lr))
 
 
-class _Walk:
-    """With y = P g and a = dL/d(‖g‖ y/‖y‖): dL/dg = ⟨a, y⟩ g/(‖g‖ ‖y‖) + ‖g‖/‖y‖ Pᵀ (a − ⟨a, y⟩ y/‖y‖²)."""
+class _ProjectedWalk:
+    """The adjoint of `InFewDirections`. With y = P g and a = dL/d(‖g‖ y/‖y‖): dL/dg = ⟨a, y⟩ g/(‖g‖ ‖y‖) + ‖g‖/‖y‖ Pᵀ
+    (a − ⟨a, y⟩ y/‖y‖²)."""
 
-    def __init__(self, moves: InFewDirections, walk: Walk) -> None:
-        self._moves, self._walk = moves, walk
+    def __init__(self, optimiser: InFewDirections, walk: Walk) -> None:
+        self._optimiser, self._walk = optimiser, walk
 
     def direction(self, step: int, adjoint: Params, kept: Moments) -> Params:
-        gradient, curvature = kept[-1], self._moves.curvature
-        along = self._walk.direction(step, adjoint, (*kept[:-1], self._moves.projected(gradient)))
-        image, tiny = curvature.times(gradient), torch.finfo(gradient.dtype).tiny
-        size, length = gradient.norm().clamp_min(tiny), image.norm().clamp_min(tiny)
-        shared = along @ image
-        back = curvature.transposed_times(along - shared / length.square() * image)
-        return shared / (size * length) * gradient + size / length * back
+        gradient, curvature = kept[-1], self._optimiser.curvature
+        along = self._walk.direction(step, adjoint, (*kept[:-1], self._optimiser.projected(gradient)))
+        projected, tiny = curvature.times(gradient), torch.finfo(gradient.dtype).tiny
+        size, length = gradient.norm().clamp_min(tiny), projected.norm().clamp_min(tiny)
+        product = along @ projected
+        back = curvature.transposed_times(along - product / length.square() * projected)
+        return product / (size * length) * gradient + size / length * back
 
     def slope(self, along: Scalar) -> None:
-        """Not needed by an optimiser that keeps the gradient."""
+        """Do nothing: the optimiser keeps the gradient."""
 
     def lr(self, before: Moments) -> Scalar:
         return self._walk.lr(before)

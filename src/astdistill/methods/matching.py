@@ -1,4 +1,4 @@
-"""What the students are compared with: which inner steps are read, and the loss of those students."""
+"""Matching objectives: which inner steps are read, and the loss of the students at these steps."""
 
 from __future__ import annotations
 
@@ -87,18 +87,18 @@ class WithCotangents(Objective, Protocol):
     """An objective that computes its own derivatives, without a graph."""
 
     def cotangents(self, students: Mapping[int, Params]) -> tuple[Scalar, dict[int, Params]]:
-        """What the function of this name gives."""
+        """The loss and its derivatives, as the function `cotangents` returns them."""
         ...
 
 
 def cotangents(objective: Objective, students: Mapping[int, Params]) -> tuple[Scalar, dict[int, Params]]:
-    """The loss, and its derivative with respect to each student that it reads, keyed by inner step; `students` are
-    those θ_i that are kept."""
+    """The loss, and its derivative with respect to each student that it reads, keyed by inner step; `students` holds
+    the θ_i that were kept."""
     if isinstance(objective, WithCotangents):
         return objective.cotangents(students)
-    read = [students[step].detach().requires_grad_() for step in objective.at]
-    loss = objective(read)
-    slopes = torch.autograd.grad(loss, read, allow_unused=True)
+    inputs = [students[step].detach().requires_grad_() for step in objective.at]
+    loss = objective(inputs)
+    slopes = torch.autograd.grad(loss, inputs, allow_unused=True)
     return loss.detach(), {step: slope for step, slope in zip(objective.at, slopes, strict=True) if slope is not None}
 
 
@@ -113,7 +113,7 @@ class MatchingLoss(Component):
         """1 / ‖origin − target_j‖² for each target.
 
         Args:
-            segment: What the outer step imitates: θ*_t and the checkpoints behind it.
+            segment: The segment to match: θ*_t and the checkpoints after it.
             start: The student's start `[P]`, perturbed or not.
             targets: `[rows, P]`, what students are compared with.
         """
@@ -123,14 +123,14 @@ class MatchingLoss(Component):
         """The objective for a student that takes `steps` inner steps from `start` (perturbed or not).
 
         Args:
-            segment: What the outer step imitates: θ*_t and the checkpoints behind it.
+            segment: The segment to match: θ*_t and the checkpoints after it.
             start: The student's start `[P]`, perturbed or not.
             steps: T, the number of inner steps.
         """
         raise NotImplementedError
 
     def check(self, steps: int, matched_epochs: int) -> None:
-        """Raise InputError when no objective can be built for so many inner steps and matched epochs.
+        """Raise InputError if no objective can be built for this number of inner steps and matched epochs.
 
         Args:
             steps: T, the number of inner steps.

@@ -24,7 +24,7 @@ from .outer import LogSyntheticLr, StepFilter, SyntheticLr
 from .outer_step import OF_EXPERTS, OuterStep, TrajectoryMatching
 from .segments import InnerWeight, Perturbation, SegmentSampler, UniformSampler
 
-_FIRST_WORDS = {
+_ORIGINAL_TEXTS = {
     "AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six "
     "parts, with corrections": "AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv "
     "2310.10541; equations of its six parts, sound",
@@ -36,12 +36,12 @@ _FIRST_WORDS = {
     "Guo et al., arXiv 2310.05773, equations of section 3 as in the released code": "Guo et al., arXiv 2310.05773, "
     "equations of §3 as in the released code",
 }
-"""What `paper` says today, with the words that the first files have: digests of saved runs are made with these."""
-_REWORDED = {first: now for now, first in _FIRST_WORDS.items()}
+"""Current texts of `paper`, with those of the first version; digests of saved runs are computed from the latter."""
+_CURRENT_TEXTS = {original: current for current, original in _ORIGINAL_TEXTS.items()}
 
 
 class Method(Record):
-    """How a data set is distilled. A paper is `MTT.replace(…)` in a file of its own."""
+    """How a data set is distilled. A new paper is one `MTT.replace(…)`, in its own file."""
 
     model_config = FINITE
     renamed: ClassVar[Mapping[str, str]] = {
@@ -93,25 +93,25 @@ class Method(Record):
 
     @field_validator("step", mode="before")
     @classmethod
-    def _of_trajectories_where_it_names_none(cls, step: Any) -> Any:
+    def _default_to_trajectory_matching(cls, step: Any) -> Any:
         unnamed = isinstance(step, Mapping) and "part" not in step
         return TrajectoryMatching.model_validate(step) if unnamed else step
 
     @field_validator("paper")
     @classmethod
-    def _in_todays_words(cls, paper: str) -> str:
-        return _REWORDED.get(paper, paper)
+    def _update_paper_text(cls, paper: str) -> str:
+        return _CURRENT_TEXTS.get(paper, paper)
 
     @model_validator(mode="after")
-    def _has_what_it_learns(self) -> Self:
-        known = ("images", "targets", "lr", *self.step.rates())
+    def _check_learned(self) -> Self:
+        learnable = ("images", "targets", "lr", *self.step.rates())
         for name in self.learn:
-            if name not in known:
-                raise unknown("tensor", name, known, where=f"that the outer step of method '{self.name}' can learn")
+            if name not in learnable:
+                raise unknown("tensor", name, learnable, where=f"that the outer step of method '{self.name}' can learn")
         return self
 
     @model_validator(mode="after")
-    def _has_the_experts_it_reads(self) -> Self:
+    def _check_experts(self) -> Self:
         pairs = (
             (self.step, self.step.needs_experts),
             (self.init, self.init.reads_trained),
@@ -126,15 +126,15 @@ class Method(Record):
         return self
 
     def first_written(self) -> dict[str, Any]:
-        """The step and the batches are left out where they are those that every method had at first, and the paper has
-        its first words, so that digests are those of earlier versions."""
-        first = {"step": self.step == TrajectoryMatching(), "batches": self.batches == "equal"}
-        written = {name: value for name, value in super().first_written().items() if not first.get(name)}
-        return written | {"paper": _FIRST_WORDS.get(self.paper, self.paper)}
+        """Return the method as the first version wrote it, so that digests match those of earlier versions: `step` and
+        `batches` are omitted if they have the values that every method had then, and `paper` has its original text."""
+        is_original = {"step": self.step == TrajectoryMatching(), "batches": self.batches == "equal"}
+        written = {name: value for name, value in super().first_written().items() if not is_original.get(name)}
+        return written | {"paper": _ORIGINAL_TEXTS.get(self.paper, self.paper)}
 
     @property
     def recipe(self) -> ExpertRecipe:
-        """How its experts are trained. Raises InputError where it does without them."""
+        """How the experts are trained. Raises InputError if the method has none."""
         if self.expert is None:
             raise InputError(
                 f"Method '{self.name}' trains no experts; ask for those of a method that matches trajectories, such as "
@@ -144,12 +144,12 @@ class Method(Record):
 
     @property
     def ignores(self) -> tuple[str, ...]:
-        """Settings of an experiment, or the beginnings of their dotted names, that the method does not read."""
+        """Settings of an experiment, or prefixes of their dotted names, that the method does not read."""
         return (*self.step.ignores, *(OF_EXPERTS if self.expert is None else ()))
 
     @property
     def reads_trained(self) -> bool:
-        """Whether the start of the images or of their labels depends on an expert's last row."""
+        """Whether the initial images or their labels depend on an expert's last row."""
         return self.init.reads_trained or self.labels.reads_trained
 
     def without(self, part: str) -> Method:
@@ -164,26 +164,26 @@ class Method(Record):
         return PARTS[part](self)
 
 
-def _trained(method: Method, **changes: Any) -> Method:
-    """The method with its experts trained otherwise; itself where it trains none."""
+def _with_expert(method: Method, **changes: Any) -> Method:
+    """Return the method with changes to its expert recipe; the method itself if it has no experts."""
     return method if method.expert is None else method.replace(expert=method.recipe.replace(**changes))
 
 
 AST_OWN = (RepresentativeInit, RepresentativeInitAsReleased, IntermediateMatchingLoss)
-"""Components of AST, where other methods have others, which are no part of it to leave out."""
+"""Components specific to AST. Only these are replaced when a part is switched off; other methods have others."""
 
 
 def _with_plain(method: Method, **plain: Component) -> Method:
-    """The method with plain components in place of AST's own; itself where it has others."""
+    """Return the method with plain components in place of AST's own; components of other methods stay."""
     return method.replace(**{name: each for name, each in plain.items() if isinstance(getattr(method, name), AST_OWN)})
 
 
 PARTS: dict[str, Callable[[Method], Method]] = {
-    "clipping": lambda method: _trained(method, loss_warmup_epochs=0),
-    "penalty": lambda method: _trained(method, penalty=0.0, max_grad_norm=0.0),
+    "clipping": lambda method: _with_expert(method, loss_warmup_epochs=0),
+    "penalty": lambda method: _with_expert(method, penalty=0.0, max_grad_norm=0.0),
     "representative": lambda method: _with_plain(method, init=RealInit()),
     "balanced": lambda method: method.replace(weight=InnerWeight()),
     "intermediate": lambda method: _with_plain(method, loss=FinalMatchingLoss(origin=method.loss.origin)),
     "perturbation": lambda method: method.replace(perturb=Perturbation()),
 }
-"""AST's six parts, each with the way to do without it."""
+"""AST's six parts, each with a function that removes it from a method."""

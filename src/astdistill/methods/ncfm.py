@@ -29,16 +29,16 @@ from .tgdd import EXPERT
 from .unroll import MetaGradient, Variables
 
 TINY = 1e-12
-"""Added below the root, whose slope would be infinite where both sides agree."""
+"""Added under the square root, whose derivative would be infinite where both sides agree."""
 
 
 class CharacteristicMatching(ExpertFeatureMatching):
     """Σ_c `scale` · mean_k √(½ (|Φr| − |Φs|)² + |Φr| |Φs| − Re Φr Re Φs − Im Φr Im Φs), Φ = mean exp(i ⟨t_k, h⟩).
 
-    h are the features, each of length 1, of a network between the first and the last row of an expert: l θ_0 + (1 − l)
-    θ_E, l uniform in (0, 1). The frequencies t_k ~ N(0, I) are drawn anew in each step. With `calibration`, the images
-    also follow that much of the cross-entropy of an expert's last row: in the same step, or, where steps are taken for
-    each class, in further ones once all classes have been matched.
+    h are the features, each normalised to length 1, of a network between the first and the last row of an expert: l θ_0
+    + (1 − l) θ_E, l uniform in (0, 1). The frequencies t_k ~ N(0, I) are drawn in every step. `calibration` is the
+    weight of an additional cross-entropy of an expert's last row: in the same step, or, with per-class steps, in
+    further steps after all classes have been matched.
     """
 
     family: ClassVar[str] = "characteristic function matching"
@@ -60,9 +60,10 @@ class CharacteristicMatching(ExpertFeatureMatching):
     """Weight of the cross-entropy of a trained expert. 0 leaves it out."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
-        """The published learning rate of images in [0, 1] is 0.001, where AdamW moves twice for each class; here it is
-        that of ten classes at once (× √20) and of standardised images (÷ ¼). The published 0.001 of networks is that
-        of AdamW, which the protocol of NCFM names; `lr_init` is for SGD, with which the others train."""
+        """The published learning rate of images in [0, 1] is 0.001, with two steps of AdamW for each class. Here it is
+        converted to one step for ten classes (× √20) and to standardised images (÷ ¼). The published 0.001 of networks
+        is that of AdamW, which the protocol of NCFM names; `lr_init` is for SGD, with which the other protocols
+        train."""
         lr_img = {"joint": 0.018, "per-class": 0.004}[self.stepping]
         adamw = {"outer_optimiser": "adamw", "outer_decay": 5e-4, "outer_momentum": 0.9}
         return {"iterations": 20_000, "lr_img": lr_img, "lr_init": 0.01, **adamw}
@@ -72,26 +73,26 @@ class CharacteristicMatching(ExpertFeatureMatching):
         def frequencies(features: int) -> Tensor:
             return torch.randn(self.frequencies, features, generator=rng(0, "frequencies"))
 
-        def loss(real: Features, own: Features) -> Scalar:
-            return discrepancy(real, own, frequencies(real.shape[1]).to(real))
+        def loss(real: Features, synthetic: Features) -> Scalar:
+            return discrepancy(real, synthetic, frequencies(real.shape[1]).to(real))
 
         return replace(super().work(settings, images, classes), class_loss=loss)
 
     def between(self, setup: Setup, iteration: int, seed: int, like: Tensor) -> tuple[Params, Params]:
-        """θ between the first and the last row of an expert, and the last row of one.
+        """θ between the first and the last row of an expert, and its last row.
 
         Args:
-            setup: What stays the same from one outer step to the next.
+            setup: What all outer steps of a run share.
             iteration: The outer step, counted from 0.
-            seed: Of the run.
+            seed: Seed of the run.
             like: A tensor of the precision and on the device of the images.
         """
         assert setup.experts is not None
         generator, last = rng(seed, "rows", iteration), setup.experts.epochs
         expert = setup.experts.drawn(generator)
-        share = float(torch.rand((), generator=generator))
+        fraction = float(torch.rand((), generator=generator))
         first, end = (row(setup, expert, epoch, like) for epoch in (0, last))
-        return share * first + (1 - share) * end, end
+        return fraction * first + (1 - fraction) * end, end
 
     def loss(self, setup: Setup, like: Tensor, iteration: int, seed: int) -> Callable[[Pairs], Scalar]:
         theta, end = self.between(setup, iteration, seed, like)
@@ -101,31 +102,35 @@ class CharacteristicMatching(ExpertFeatureMatching):
         def frequencies(features: int) -> Tensor:
             return torch.randn(self.frequencies, features, generator=rng(seed, "frequencies", iteration)).to(like)
 
-        def of(pairs: Pairs) -> Scalar:
+        def pair_loss(pairs: Pairs) -> Scalar:
             sides = (features(setup.model, theta, pairs) for features in (real_features, synthetic_features))
-            parts = [discrepancy(real, own, frequencies(real.shape[1])) for real, own in zip(*sides, strict=True)]
+            parts = [
+                discrepancy(real, synthetic, frequencies(real.shape[1])) for real, synthetic in zip(*sides, strict=True)
+            ]
             loss = self.scale * torch.stack(parts).sum()
             if calibration == 0:
                 return loss
             return loss + calibration * entropies(setup.model, end, {pair.label: pair.synthetic for pair in pairs})
 
-        return of
+        return pair_loss
 
     def then(self, setup: Setup, iteration: int, seed: int) -> Sequence[Callable[[Variables], MetaGradient]]:
-        """Literal steps calibrate after all classes have been matched, class by class as well."""
+        """Per-class steps calibrate after all classes have been matched, also class by class."""
         matched = super().then(setup, iteration, seed)
         if self.calibration == 0 or self.stepping == "joint":
             return matched
         labels = range(len(setup.dataset.classes))
-        return [*matched, *(partial(self._calibrated, label, setup, iteration, seed) for label in labels)]
+        return [*matched, *(partial(self._calibration_gradient, label, setup, iteration, seed) for label in labels)]
 
-    def _calibrated(self, label: int, setup: Setup, iteration: int, seed: int, variables: Variables) -> MetaGradient:
-        """The cross-entropy of one class, whose images and augmentation are drawn anew."""
+    def _calibration_gradient(
+        self, label: int, setup: Setup, iteration: int, seed: int, variables: Variables
+    ) -> MetaGradient:
+        """The cross-entropy of one class and its derivative, with newly drawn images and augmentation."""
         images = variables.images.detach().requires_grad_()
-        own = images.chunk(len(setup.dataset.classes))[label]
-        seen = of_class(setup, own, label, iteration, derive(seed, "calibration"), self.most_synthetic)
+        class_images = images.chunk(len(setup.dataset.classes))[label]
+        augmented = of_class(setup, class_images, label, iteration, derive(seed, "calibration"), self.most_synthetic)
         _, end = self.between(setup, iteration, seed, images)
-        loss = self.calibration * entropies(setup.model, end, {label: seen})
+        loss = self.calibration * entropies(setup.model, end, {label: augmented})
         (slope,) = torch.autograd.grad(loss, images)
         return MetaGradient(loss.detach(), images=slope)
 
@@ -134,12 +139,12 @@ def discrepancy(real: Features, own: Features, frequencies: Tensor) -> Scalar:
     """The mean over the frequencies `[k, F]` of the distance between two characteristic functions, in amplitude and in
     phase, with equal weights."""
     (real_cos, real_sin), (own_cos, own_sin) = (_characteristic(each, frequencies) for each in (real, own))
-    # ½ (|Φr| − |Φs|)² + |Φr| |Φs| − Re Φr Re Φs − Im Φr Im Φs is ½ |Φr − Φs|², without the difference of near numbers.
+    # ½ (|Φr| − |Φs|)² + |Φr| |Φs| − Re Φr Re Φs − Im Φr Im Φs is ½ |Φr − Φs|², without cancellation.
     return (0.5 * ((real_cos - own_cos).square() + (real_sin - own_sin).square()) + TINY).sqrt().mean()
 
 
 def _characteristic(features: Features, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary parts `[k]` of mean exp(i ⟨t_k, h⟩), h the features made 1 long."""
+    """Real and imaginary parts `[k]` of mean exp(i ⟨t_k, h⟩), h the features normalised to length 1."""
     angles = features / features.norm(dim=1, keepdim=True).clamp_min(math.sqrt(TINY)) @ frequencies.t()
     return angles.cos().mean(dim=0), angles.sin().mean(dim=0)
 
@@ -152,4 +157,4 @@ NCFM = Method(
     expert=EXPERT.replace(batch=128),
     learn=("images",),
 )
-"""Published with four sub-images a slot, 20 experts and an outer AdamW."""
+"""Published with four sub-images per slot, 20 experts and an outer AdamW."""

@@ -13,14 +13,15 @@ from ..runtime.shapes import Scalar
 from .unroll import MetaGradient
 
 FINITE = "finite "
-"""What precedes the name of each derivative in `StepFilter.measures`."""
+"""Prefix of the name of each derivative in `StepFilter.measures`."""
 
 
 class StepFilter(Component):
-    """Takes every step whose loss and derivatives are finite; anything else is skipped, counted and named.
+    """Accepts every step whose loss and derivatives are finite; all others are skipped, counted and logged with the
+    reason.
 
-    It decides by numbers that the host has read. `measures` names what has to be read, so that a run can read
-    everything about a step at once: reading a tensor of an accelerator waits for all the work before it.
+    The decision uses numbers on the host. `measures` lists what has to be read, so that a run can read everything about
+    a step at once: reading a tensor of an accelerator waits for all the work before it.
     """
 
     def measures(self, gradient: MetaGradient) -> dict[str, Scalar]:
@@ -34,7 +35,7 @@ class StepFilter(Component):
         }
 
     def __call__(self, seen: Mapping[str, float]) -> str | None:
-        """None when the step may be taken, otherwise why it may not.
+        """None if the step may be taken, otherwise the reason why not.
 
         Args:
             seen: The numbers of `measures`, by name.
@@ -47,7 +48,8 @@ class StepFilter(Component):
         return None
 
     def passes(self, seen: Mapping[str, float]) -> str | None:
-        """None, or why a step that could be taken is passed over; this is no failure, and is counted apart.
+        """None, or the reason why a step that could be taken is passed over; this is not a failure and is counted
+        separately.
 
         Args:
             seen: The numbers of `measures`, by name.
@@ -57,7 +59,7 @@ class StepFilter(Component):
 
 class LossThreshold(StepFilter):
     """Passes over steps whose loss is above a threshold (DATM, arXiv 2310.05773, as released); losses that are not
-    finite stay failures."""
+    finite remain failures."""
 
     threshold: float = Field(default=1.0, gt=0)
     """Outer steps with a larger loss are left out. A student that does not move has loss 1, or the number of matched

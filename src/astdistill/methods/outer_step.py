@@ -1,4 +1,4 @@
-"""The outer step of a method: from the synthetic set to the derivative that it follows. Matching trajectories is one of
+"""The outer step of a method, which computes the meta-gradient of the synthetic set. Trajectory matching is one of
 several."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .student_optimisers import StudentOptimiser
 from .unroll import InnerLoop, MetaGradient, Variables, draw_plan
 
 Terms = list[MetaGradient]
-"""Those of one outer step, in their order."""
+"""The terms of one outer step, in order."""
 
 if TYPE_CHECKING:  # a method holds its outer step, so its module imports this one
     from .method import Method
@@ -40,12 +40,12 @@ OF_TRAJECTORIES = (
     *("method.weight", "distill.batch_syn", "distill.inner_steps", "distill.matched_epochs"),
     *("distill.max_start_epoch", "distill.trajectories"),
 )
-"""Settings that matching trajectories reads, and hardly another family; some by the places that they have in the files
-of earlier versions."""
+"""Settings that trajectory matching reads and most other families do not; some under their names in files of earlier
+versions."""
 
 
 class StepSettings(Protocol):
-    """What an outer step reads of `DistillSettings`, which explain themselves there."""
+    """The part of `DistillSettings` that outer steps read; see there for the meaning of each field."""
 
     @property
     def augmentation(self) -> str: ...
@@ -54,26 +54,26 @@ class StepSettings(Protocol):
 
 
 def one_after_another(step: OuterStep, setup: Setup, variables: Variables, iteration: int, seed: int) -> Terms:
-    """All terms of an outer step, in their order, computed by this process.
+    """All terms of an outer step, in order, computed by this process.
 
     Args:
-        step: It has the terms.
-        setup: What stays the same from one outer step to the next.
-        variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+        step: The outer step.
+        setup: What all outer steps of a run share.
+        variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
         iteration: The outer step, counted from 0.
-        seed: Of the run.
+        seed: Seed of the run.
     """
     return [step.term(setup, variables, iteration, seed, number) for number in range(step.terms)]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What stays the same from one outer step to the next."""
+    """What all outer steps of a run share."""
 
     dataset: Dataset
     """The real data."""
     experts: TrajectoryStore | None
-    """None where the method trains none."""
+    """None if the method trains no experts."""
     network: str
     """The student's name, as `build_model` takes it."""
     model: FlatModel
@@ -86,10 +86,10 @@ class Setup:
     """Computes the terms of a step, as `one_after_another` does; several workers may share them."""
 
     def fresh(self, seed: int, iteration: int) -> Params:
-        """The parameters `[P]` of a newly initialised student, drawn for this outer step and no other.
+        """The parameters `[P]` of a newly initialised student, drawn for this outer step only.
 
         Args:
-            seed: Of the run.
+            seed: Seed of the run.
             iteration: The outer step, counted from 0.
         """
         network = build_model(
@@ -105,19 +105,18 @@ class Setup:
 
 @dataclass(frozen=True)
 class StepWork:
-    """What one outer step has the network do, in images that pass through it: what its time and memory are estimated
-    from."""
+    """The work of one outer step, in images that pass through the network; time and memory are estimated from it."""
 
     forward: float = 0.0
-    """Images that pass forward alone, for their features or logits."""
+    """Images that only pass forward, for their features or logits."""
     backward: float = 0.0
-    """Images that pass forward and backward, down to themselves."""
+    """Images that pass forward and backward, for derivatives with respect to the images."""
     augmented: float = 0.0
     """Images that are augmented, besides those of `training_steps`."""
     at_once: int = 0
-    """The most images that the network holds at once of these."""
+    """Largest number of these images that the network holds at once."""
     groups: int = 1
-    """In how many passes, one after another, `forward` is done, and `backward`."""
+    """Number of sequential passes in which `forward`, and `backward`, are computed."""
     class_loss: Callable[[Features, Features], Scalar] | None = None
     """The loss of one class on the features `[B, F]` of its real and of its synthetic images, where it takes longer
     than a pass through the network."""
@@ -128,25 +127,25 @@ class StepWork:
     kept: int = 1
     """Copies of the parameters that each of these steps keeps."""
     kept_besides: int = 0
-    """The most copies of the parameters that are there at the same time as these, besides the student."""
+    """Largest number of further copies of the parameters that are held at the same time, besides the student."""
     saved: int = 0
-    """Copies of the parameters that the step keeps for the next one, which are saved with the run."""
+    """Copies of the parameters that the step keeps for the next one and that are saved with the run."""
     optimiser: StudentOptimiser | None = None
-    """What moves the student in them; none means SGD with the method's momentum."""
+    """The student's optimiser in these steps; None means SGD with the method's momentum."""
     before: float = 0.0
-    """Steps of training on such batches besides, through which nothing is differentiated."""
+    """Number of further training steps on such batches, which are not differentiated."""
     trained: float = 0.0
-    """Images that are trained on besides: they pass forward and backward for the derivative in θ, by the engine,
-    augmented."""
+    """Further augmented images that are trained on: they pass forward and backward for the derivative in θ, by the
+    engine."""
     trained_at_once: int = 0
-    """The most of them that pass together."""
+    """Largest number of these that pass together."""
     repeats: int = 1
-    """How often all of this is done, once after another."""
+    """How many times all of this is done, sequentially."""
 
 
 @dataclass(frozen=True)
 class StepState:
-    """What an outer step keeps from one call to the next: tensors, and numbers or words that JSON can hold."""
+    """State that an outer step keeps between calls: tensors, and numbers or strings that can be stored as JSON."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """By name, on the device of the data."""
@@ -154,55 +153,54 @@ class StepState:
     """By name."""
 
     def clone(self) -> StepState:
-        """The same in memory of its own."""
+        """A copy with its own memory."""
         tensors = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
         return StepState(tensors, copy.deepcopy(dict(self.counters)))
 
 
 class OuterStep(Component):
-    """How the synthetic set is judged. A family of methods is a subclass with `__call__`, a pure function of its
-    arguments, or, where it keeps something between its calls, with `begin` and `advance`.
+    """Computes the loss of the synthetic set and its derivatives. A family of methods is a subclass with `__call__`, a
+    pure function of its arguments, or, if it keeps state between calls, with `begin` and `advance`.
 
-    The images are grouped by class, as many of each, in the size that networks see: where they are stored as slots of
-    several sub-images (`factor`), a step is given those as images of their own, and its derivatives are taken back to
-    what is stored. A family that learns more than images, targets and η says what by
-    `rates` and `further`.
+    The images are grouped by class, equally many per class, in the size that networks see. If they are stored as slots
+    of several sub-images (`factor`), a step receives the sub-images as separate images, and its derivatives are mapped
+    back to the stored images. A family that learns more than images, targets and η defines these tensors in `rates` and
+    `further`.
     """
 
     needs_experts: ClassVar[bool] = False
     """Whether it reads the trajectories of experts; its methods have an `expert` recipe."""
     derives: ClassVar[tuple[str, ...]] = ("images", "targets", "lr")
-    """Of what derivatives can be given, besides what `rates` names."""
+    """Tensors whose derivatives the step can compute, besides those that `rates` names."""
     family: ClassVar[str] = ""
-    """What it does, in the words of the field, as in 'made by … with astdistill'; empty where it has no name."""
+    """Standard name of what it does, as in 'made by … with astdistill'; empty if there is none."""
     loss_name: ClassVar[str] = "loss"
-    """What its loss is called in figures."""
+    """Name of its loss in figures."""
     about: ClassVar[str] = ""
     """What an outer step does and what its loss means, for the reader of a report."""
     of_experts: ClassVar[str] = ""
-    """What it takes from experts, for the reader of a report."""
+    """How it uses experts, for the reader of a report."""
     ignores: ClassVar[tuple[str, ...]] = OF_TRAJECTORIES
-    """Settings, or the beginnings of their names, that it does not read; a report leaves them out. Those of experts
-    are not among them: whether a method has any is said by its recipe for them."""
+    """Settings, or prefixes of their names, that it does not read; a report leaves them out. Settings of experts are
+    not listed: whether a method has experts follows from its `expert` recipe."""
 
     @property
     def terms(self) -> int:
-        """How many terms its meta-gradient is the mean of, none of which needs another (`mean_of_terms`); 1 where it
-        has no `term`."""
+        """Number of independent terms whose mean is the meta-gradient (`mean_of_terms`); 1 if there is no `term`."""
         return 1
 
     @property
     def last_epoch(self) -> int | None:
-        """The last expert epoch whose row an outer step can read; None where any may be, or none is."""
+        """The last expert epoch whose row an outer step can read; None if it may read any, or reads none."""
         return None
 
     @property
     def counts(self) -> str:
-        """T, M and the bound of start epochs, as a table of presets has them; nothing where a method has none."""
+        """T, M and the bound of start epochs, as shown in a table of presets; empty if a method has none."""
         return ""
 
     def with_numbers_of(self, other: OuterStep) -> OuterStep:
-        """The step for a preset whose numbers are `other`'s, which it takes over where it has the same ones.
+        """Return this step with the numbers of `other`, the step of a preset, for all fields that both have.
 
         Args:
             other: The step that is replaced.
@@ -210,18 +208,17 @@ class OuterStep(Component):
         return self
 
     def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
-        """Raise InputError where settings contradict one another, or the number of epochs that the experts have.
+        """Raise InputError if settings contradict one another, or the experts' number of epochs.
 
         Args:
             method: The method that the step belongs to.
             settings: Augmentation, and whether images are textures.
             epochs: Epochs of the experts. None: there are none, or they are not known.
-            whose: Begins the clause that this number belongs to, as in 'the expert recipe has'.
+            whose: Start of the clause that states this number in messages, as in 'the expert recipe has'.
         """
 
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
-        """Fields of `DistillSettings` that a preset of another family takes from this one, at so many images per
-        class.
+        """Fields of `DistillSettings` that a preset of another family takes from this one, at `ipc` images per class.
 
         Args:
             ipc: Images per class.
@@ -229,123 +226,123 @@ class OuterStep(Component):
         return {}
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        """The loss of the set and its derivatives, without those of what it does not depend on. All draws depend on
-        `seed` and `iteration`.
+        """The loss of the set and its derivatives, without those of tensors that it does not depend on. All random
+        draws depend on `seed` and `iteration`.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            setup: What all outer steps of a run share.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         raise NotImplementedError
 
     def term(self, setup: Setup, variables: Variables, iteration: int, seed: int, number: int) -> MetaGradient:
-        """One of several terms whose mean is the meta-gradient. Another process may compute it: all draws depend on
-        `seed`, `iteration` and `number`, and nothing is kept.
+        """One of several terms whose mean is the meta-gradient. Another process may compute it: all random draws depend
+        on `seed`, `iteration` and `number`, and no state is kept.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            setup: What all outer steps of a run share.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
             iteration: The outer step, counted from 0.
-            seed: Of the run.
-            number: Of the term, 0 … `terms` − 1.
+            seed: Seed of the run.
+            number: Index of the term, 0 … `terms` − 1.
         """
         raise NotImplementedError
 
     def mean_of_terms(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        """The mean of all terms, to the same bits whoever computes them: they are added in their order.
+        """The mean of all terms, bitwise the same whichever processes compute them: they are summed in order.
 
         Args:
-            setup: What stays the same from one outer step to the next; its `compute_terms` may share them.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            setup: What all outer steps of a run share; its `compute_terms` may share them.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
             iteration: The outer step, counted from 0.
-            seed: Of the run.
+            seed: Seed of the run.
         """
         return MetaGradient.mean(setup.compute_terms(self, setup, variables, iteration, seed))
 
     def rates(self) -> Mapping[str, float]:
-        """The outer rates of what can be learned besides images, targets and lr, by name; their momentum is the
-        images'."""
+        """Outer learning rates of the tensors that can be learned besides images, targets and lr, by name; their
+        momentum is that of the images."""
         return {}
 
     def further(self, setup: Setup, variables: Variables, seed: int) -> Mapping[str, Tensor]:
-        """Where those begin, by the names of `rates`; `variables` are the first images, targets and η.
+        """Initial values of the tensors in `rates`, by name; `variables` holds the initial images, targets and η.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
-            seed: Of the run; draws depend on it and on the outer step.
+            setup: What all outer steps of a run share.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         return {}
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
-        """What the step keeps, before the first outer step; nothing, here.
+        """The state before the first outer step; empty in the base class.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
-            seed: Of the run; draws depend on it and on the outer step.
+            setup: What all outer steps of a run share.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         return StepState()
 
     def advance(
         self, setup: Setup, variables: Variables, state: StepState, iteration: int, seed: int
     ) -> tuple[MetaGradient, StepState]:
-        """What `__call__` gives, and what is kept for the next call.
+        """Return the result of `__call__`, and the state for the next call.
 
-        What is kept counts only if the outer step is taken: after one that is skipped or passed over, the next call is
-        given what this one was given. It is saved with the run and comes back to the bit.
+        The new state is used only if the outer step is taken: after one that is skipped or passed over, the next call
+        receives the same state as this one. The state is saved with the run and restored bitwise.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
-            state: What was kept at the last outer step.
+            setup: What all outer steps of a run share.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
+            state: The state kept by the previous outer step.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         return self(setup, variables, iteration, seed), state
 
     def then(self, setup: Setup, iteration: int, seed: int) -> Sequence[Callable[[Variables], MetaGradient]]:
-        """Further gradients of the same outer step, each of which the outer optimiser follows by a step of its own,
-        taken where the one before it led; none, here.
+        """Functions that compute further gradients of the same outer step. The outer optimiser takes one step for each,
+        at the point where the previous one ended; empty in the base class.
 
         Args:
-            setup: What stays the same from one outer step to the next.
+            setup: What all outer steps of a run share.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         return ()
 
     clips: ClassVar[bool] = False
-    """Whether pixels are cut to [0, 1] after every step."""
+    """Whether pixels are clipped to [0, 1] after every step."""
 
     def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
-        """Bring what is learned back to where it is allowed to be, in place, once the outer optimiser has moved it;
-        pixels to [0, 1] where the step `clips`.
+        """Project the learned tensors onto their allowed values, in place, after the outer optimiser has changed them;
+        pixels to [0, 1] if `clips` is set.
 
-        A step that is refused afterwards is undone with its projection. The momentum of the optimiser stays as it is.
+        If the step is refused afterwards, its projection is undone too. The momentum of the optimiser is not changed.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            learned: Images, targets and what else is learned by name, and as `lr` the φ of `SyntheticLr`.
+            setup: What all outer steps of a run share.
+            learned: The learned tensors by name: images, targets and others; `lr` is the φ of `SyntheticLr`.
         """
         if self.clips:
             setup.dataset.preprocessing.clip_(learned["images"])
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
-        """Y `[N, K]` as it is saved after outer step `iteration`: the variables' own, here.
+        """Y `[N, K]` as it is saved after outer step `iteration`; that of `variables` in the base class.
 
         Args:
-            setup: What stays the same from one outer step to the next.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            setup: What all outer steps of a run share.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
             iteration: The outer step, counted from 0.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         return variables.targets
 
     def within(self, images: int, classes: int) -> Self:
-        """The step as it works on a training part that has fewer images than the step would take at once.
+        """Return the step for a training part that has fewer images than the step would take at once.
 
         Args:
             images: N, the real images of the training part.
@@ -354,15 +351,16 @@ class OuterStep(Component):
         return self
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
-        """What one outer step on a set of so many `images` computes; here each of them passes forward and backward.
+        """The work of one outer step on a set of `images` images; in the base class each of them passes forward and
+        backward.
 
         Args:
             settings: Augmentation, and whether images are textures.
             images: N, images of the whole set.
             classes: K.
         """
-        seen = images * settings.texture.samples
-        return StepWork(backward=seen, augmented=seen, at_once=seen)
+        views = images * settings.texture.samples
+        return StepWork(backward=views, augmented=views, at_once=views)
 
 
 @dataclass(frozen=True)
@@ -383,14 +381,14 @@ class Pair:
         batch_real: int,
         most_synthetic: int | None = None,
     ) -> Pair:
-        """Drawn for one outer step: `batch_real` real images of the class, or all of one that has fewer, and all
+        """Draw the pair for one outer step: `batch_real` real images of the class, or all if it has fewer, and all
         synthetic `images` of it, or `most_synthetic` of them."""
         data, members = setup.dataset, setup.dataset.train.of_class(label)
         chosen = torch.randperm(len(members), generator=rng(seed, "real", iteration, label))[:batch_real]
         real = data.train.batch(members[to_device(chosen, members.device)]).to(images.dtype)
-        one = _augmentation(setup, label, iteration, seed)
+        augmentation = _draw_augmentation(setup, label, iteration, seed)
         synthetic = of_class(setup, images, label, iteration, seed, most_synthetic)
-        return Pair(label, apply(real, one.shared(len(real))), synthetic)
+        return Pair(label, apply(real, augmentation.shared(len(real))), synthetic)
 
 
 def of_class(
@@ -398,26 +396,26 @@ def of_class(
 ) -> Batch:
     """The synthetic `images` of a class, or `most_synthetic` of them, as networks see them in one outer step, all under
     one augmentation: that of `Pair.drawn` with the same seed."""
-    data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
+    data, texture, key = setup.dataset, setup.settings.texture, (iteration, label)
     if len(images) > (most_synthetic or len(images)):
-        own = torch.randperm(len(images), generator=rng(seed, "synthetic", *purpose))[:most_synthetic]
-        images = images[to_device(own, images.device)]
-    looks = images.repeat(texture.samples, 1, 1, 1)
-    crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
-    return apply(crops(looks), _augmentation(setup, label, iteration, seed).shared(len(looks)))
+        rows = torch.randperm(len(images), generator=rng(seed, "synthetic", *key))[:most_synthetic]
+        images = images[to_device(rows, images.device)]
+    views = images.repeat(texture.samples, 1, 1, 1)
+    crops = texture.draw(len(views), (data.shape[1], data.shape[2]), rng(seed, "crops", *key)).to(data.device)
+    return apply(crops(views), _draw_augmentation(setup, label, iteration, seed).shared(len(views)))
 
 
-def _augmentation(setup: Setup, label: int, iteration: int, seed: int) -> Draw:
-    """One draw for all images of a class."""
+def _draw_augmentation(setup: Setup, label: int, iteration: int, seed: int) -> Draw:
+    """Draw one augmentation for all images of a class."""
     data, generator = setup.dataset, rng(seed, "augmentation", iteration, label)
     return draw(setup.settings.augmentation, 1, data.shape, generator).to(data.device)
 
 
 class TrajectoryMatching(OuterStep):
-    """The student trains on the set from an expert's epoch on, and is to move as the expert did (MTT, arXiv 2203.11932,
-    Algorithm 1).
+    """The student trains on the set from an expert's checkpoint on, and its parameters are to match later checkpoints
+    of the expert (MTT, arXiv 2203.11932, Algorithm 1).
 
-    Its decisions are fields of the method: sample, perturb, weight, momentum, loss, estimator and labels.
+    Its components are fields of the method: sample, perturb, weight, momentum, loss, estimator and labels.
     """
 
     needs_experts: ClassVar[bool] = True
@@ -482,13 +480,13 @@ class TrajectoryMatching(OuterStep):
         return self.mean_of_terms(setup, variables, iteration, seed)
 
     def term(self, setup: Setup, variables: Variables, iteration: int, seed: int, number: int) -> MetaGradient:
-        """The meta-gradient of one student; the segment of the next one may be read meanwhile."""
-        following = self._next_draw(iteration, seed, number)
-        seed = _seed_of(seed, number)
+        """The meta-gradient of one student; the segment of the next student may be read in the background."""
+        next_draw = self._next_draw(iteration, seed, number)
+        seed = _student_seed(seed, number)
         method, settings = setup.method, setup.settings
         segment = self._segment(setup, iteration, seed)
         if setup.experts is not None:
-            setup.experts.read_ahead(partial(self._drawn, setup, *following))
+            setup.experts.read_ahead(partial(self._draw_segment, setup, *next_draw))
         start = method.perturb(segment.start, setup.model, rng(seed, "perturb", iteration))
         plan = draw_plan(
             self.syn_steps,
@@ -508,9 +506,9 @@ class TrajectoryMatching(OuterStep):
         return method.estimator(inner, start, variables, method.loss(segment, start, self.syn_steps))
 
     def _next_draw(self, iteration: int, seed: int, number: int) -> tuple[int, int]:
-        """Outer step and seed of the student after one, where one process computes all of them."""
+        """Outer step and seed of the next student, if one process computes all of them."""
         if number + 1 < self.trajectories:
-            return iteration, _seed_of(seed, number + 1)
+            return iteration, _student_seed(seed, number + 1)
         return iteration + 1, seed
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
@@ -522,15 +520,15 @@ class TrajectoryMatching(OuterStep):
         return setup.method.labels.at(variables.targets, variables.images, segment, setup.classifier)
 
     def _segment(self, setup: Setup, iteration: int, seed: int) -> Segment:
-        return self._drawn(setup, iteration, seed).to(setup.dataset.device)
+        return self._draw_segment(setup, iteration, seed).to(setup.dataset.device)
 
-    def _drawn(self, setup: Setup, iteration: int, seed: int) -> Segment:
+    def _draw_segment(self, setup: Setup, iteration: int, seed: int) -> Segment:
         assert setup.experts is not None, "a method that needs experts has a recipe for them"
         return setup.method.sample(setup.experts, iteration, self.max_start_epoch, self.expert_epochs, seed)
 
 
-def _seed_of(seed: int, trajectory: int) -> int:
-    """That of all draws of one student: of the first the run's own, of the others one derived from it."""
+def _student_seed(seed: int, trajectory: int) -> int:
+    """Seed of all random draws of one student: the run's own for the first, a derived one for each other."""
     if not trajectory:
         return seed
     return derive(seed, "trajectory", trajectory)

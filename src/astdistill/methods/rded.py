@@ -26,12 +26,12 @@ from .tgdd import EXPERT
 from .unroll import MetaGradient, Variables
 
 TOGETHER = 1024
-"""Crops that are made and judged at once."""
+"""Number of crops that are made and evaluated at once."""
 
 
 class CropInit(ImageInit):
-    """Per class: `crops` random square crops of each of `images` random images, of which the one with the least loss of
-    an expert's last row stays; then those of the least loss among all images (RDED, section 3 and Algorithm 1)."""
+    """Per class: from `crops` random square crops of each of `images` random images, keeps the one with the lowest loss
+    under an expert's last row; then selects those of lowest loss among all images (RDED, section 3 and Algorithm 1)."""
 
     reads_trained: ClassVar[bool] = True
     images: int = Field(default=300, ge=1)
@@ -52,19 +52,19 @@ class CropInit(ImageInit):
     def __call__(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
     ) -> Initial:
-        kept = [self._best(dataset, experts, model, label, ipc, seed) for label in range(len(dataset.classes))]
-        labels = torch.arange(len(kept), device=dataset.device).repeat_interleave(ipc)
-        return Initial(torch.cat(kept), labels)
+        crops = [self._best_crops(dataset, experts, model, label, ipc, seed) for label in range(len(dataset.classes))]
+        labels = torch.arange(len(crops), device=dataset.device).repeat_interleave(ipc)
+        return Initial(torch.cat(crops), labels)
 
-    def _best(
+    def _best_crops(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, label: int, ipc: int, seed: int
     ) -> Images:
-        """The `ipc` crops of one class, those that are recognised best first; where the class has fewer images, they
-        come round again."""
+        """The `ipc` crops of one class, in ascending order of the loss; they are repeated in turn if the class has
+        fewer images."""
         members, generator = dataset.train.of_class(label), rng(seed, "crops", label)
-        tried = torch.randperm(len(members), generator=generator)[: max(self.images, ipc)]
+        candidates = torch.randperm(len(members), generator=generator)[: max(self.images, ipc)]
         chosen, losses = [], []
-        for part in tried.split(max(1, TOGETHER // self.crops)):
+        for part in candidates.split(max(1, TOGETHER // self.crops)):
             images = dataset.train.batch(members[to_device(part, members.device)]).repeat_interleave(self.crops, dim=0)
             crops = cropped(
                 images, *draw_boxes(len(images), min(dataset.shape[1:]), dataset.shape, self.least, generator)
@@ -81,10 +81,10 @@ class CropInit(ImageInit):
 def draw_boxes(
     count: int, longest: int, shape: tuple[int, int, int], least: float, generator: torch.Generator
 ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"], Int[Tensor, " B"]]:
-    """Top, left and side of `count` squares in an image of `shape` (C, H, W), in pixels: the area uniform from `least`
-    to 1 of `longest`², the place uniform."""
-    share = least + (1 - least) * torch.rand(count, generator=generator)
-    sides = (longest * share.sqrt()).round().long().clamp(1, longest)
+    """Top, left and side of `count` squares in an image of `shape` (C, H, W), in pixels: the area is uniform between
+    `least` and 1 times `longest`², the position is uniform."""
+    fraction = least + (1 - least) * torch.rand(count, generator=generator)
+    sides = (longest * fraction.sqrt()).round().long().clamp(1, longest)
     top, left = (
         (torch.rand(count, generator=generator) * (side - sides + 1)).long().clamp_max(side - sides)
         for side in shape[1:]
@@ -93,40 +93,42 @@ def draw_boxes(
 
 
 def cropped(images: Batch, top: Int[Tensor, " B"], left: Int[Tensor, " B"], sides: Int[Tensor, " B"]) -> Batch:
-    """The squares of images `[B, C, H, W]`, each enlarged bilinearly to H × W; nothing outside a square is seen."""
+    """Cut the squares out of images `[B, C, H, W]` and resize each bilinearly to H × W; pixels outside a square are not
+    used."""
     _, _, height, width = images.shape
-    rows, columns = (_sources(first, sides, side) for first, side in ((top, height), (left, width)))
-    cut = torch.zeros_like(images)
-    for across, row_weight in rows:
-        for along, column_weight in columns:
+    rows, columns = (_source_pixels(first, sides, side) for first, side in ((top, height), (left, width)))
+    crops = torch.zeros_like(images)
+    for row_indices, row_weight in rows:
+        for column_indices, column_weight in columns:
             weight = row_weight[:, :, None] * column_weight[:, None, :]
-            pixels = pixels_at(images, to_device(across, images.device), to_device(along, images.device))
-            cut += pixels * to_device(weight, images.device)[:, None].to(images)
-    return cut
+            pixels = pixels_at(images, to_device(row_indices, images.device), to_device(column_indices, images.device))
+            crops += pixels * to_device(weight, images.device)[:, None].to(images)
+    return crops
 
 
-def _sources(
+def _source_pixels(
     first: Int[Tensor, " B"], sides: Int[Tensor, " B"], size: int
 ) -> list[tuple[Int[Tensor, "B s"], Float[Tensor, "B s"]]]:
-    """For each of `size` places along an axis: the two pixels that it lies between, and how much of each it takes."""
-    place = (torch.arange(size) + 0.5) * sides[:, None] / size - 0.5
-    place = place.clamp_min(0.0).minimum(sides[:, None] - 1.0)
-    low = place.floor().long()
+    """For each of `size` output positions along an axis: the two source pixels that it lies between, and their
+    weights."""
+    position = (torch.arange(size) + 0.5) * sides[:, None] / size - 0.5
+    position = position.clamp_min(0.0).minimum(sides[:, None] - 1.0)
+    low = position.floor().long()
     high = (low + 1).minimum(sides[:, None] - 1)
-    share = place - low
-    return [(first[:, None] + low, 1 - share), (first[:, None] + high, share)]
+    weight = position - low
+    return [(first[:, None] + low, 1 - weight), (first[:, None] + high, weight)]
 
 
 def teacher_losses(
     experts: TrajectoryStore | None, model: FlatModel, images: Batch, labels: Labels, seed: int
 ) -> Float[Tensor, " N"]:
-    """The cross-entropy of each image by the last row of the drawn expert, on the CPU."""
+    """The cross-entropy of each image under the last row of the drawn expert, on the CPU."""
     logits = expert_logits(experts, model, Split(images, labels.to(images.device)), seed)
     return cross_entropy(logits, labels.cpu(), reduction="none")
 
 
 class Selection(OuterStep):
-    """The teacher's mean cross-entropy on the chosen images, which stay as they are: there is nothing to follow."""
+    """The teacher's mean cross-entropy on the chosen images, without derivatives: the images do not change."""
 
     derives: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str] = "selection of crops of real images"
@@ -152,4 +154,4 @@ class Selection(OuterStep):
 
 PAPER = "Sun et al., On the Diversity and Realism of Distilled Dataset (RDED), arXiv 2312.03526, Algorithm 1"
 RDED = Method(name="rded", paper=PAPER, init=CropInit(), step=Selection(), expert=EXPERT, learn=())
-"""Hard labels, as they are stored; published with a teacher that labels what students see, by `--protocol rded`."""
+"""Stores hard labels; published with a teacher that labels the students' augmented images, `--protocol rded`."""

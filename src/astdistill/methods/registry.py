@@ -11,7 +11,7 @@ from .method import Method
 
 
 def methods() -> dict[str, Method]:
-    """All methods of this package by name; a new file in this folder is enough to be in it."""
+    """All methods of this package by name. A method in a new file of this folder is found automatically."""
     package = importlib.import_module(__package__ or "")
     modules = [
         importlib.import_module(f"{__package__}.{module.name}") for module in pkgutil.iter_modules(package.__path__)
@@ -21,14 +21,14 @@ def methods() -> dict[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """The method of that name.
+    """The method with that name.
 
     Args:
-        name: What a method of this package is called, such as "mtt", or the import path `package.module:NAME` of one of
-            your own.
+        name: Name of a method of this package, such as "mtt", or the import path `package.module:NAME` of one of your
+            own.
 
     Raises:
-        InputError: Where there is none, and where finding it would import what only a file names.
+        InputError: There is no such method, or finding it would import a module that only a file names.
     """
     if ":" in name:
         record = live(name)
@@ -37,7 +37,7 @@ def find_method(name: str) -> Method:
         if not isinstance(record, Method):
             raise InputError(f"'{name}' is a {type(record).__name__}, not a Method; name one as 'package.module:NAME'.")
         return record
-    known = methods()
-    if name not in known:
-        raise unknown("method", name, known)
-    return known[name]
+    available = methods()
+    if name not in available:
+        raise unknown("method", name, available)
+    return available[name]

@@ -1,4 +1,4 @@
-"""Which segment an outer step imitates, and where its student starts."""
+"""Which segment an outer step matches, and where its student starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SegmentSampler(Component):
     """Draws one expert and one start epoch for an outer step."""
 
     def check(self, max_start_epoch: int) -> None:
-        """Raise InputError when no start epoch below `max_start_epoch` can be drawn this way.
+        """Raise InputError if this sampler cannot draw a start epoch below `max_start_epoch`.
 
         Args:
             max_start_epoch: Start epochs lie below it.
@@ -36,7 +36,7 @@ class SegmentSampler(Component):
             iteration: The outer step, counted from 0.
             max_start_epoch: Start epochs lie below it.
             matched_epochs: M, the length of the segment in epochs.
-            seed: Of the run; draws depend on it and on the outer step.
+            seed: Seed of the run; random draws depend on it and on the outer step.
         """
         raise NotImplementedError
 
@@ -47,7 +47,7 @@ class UniformSampler(SegmentSampler):
     def __call__(
         self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
     ) -> Segment:
-        return _segment(experts, iteration, 0, max_start_epoch, matched_epochs, seed)
+        return _draw_segment(experts, iteration, 0, max_start_epoch, matched_epochs, seed)
 
 
 class GrowingWindow(SegmentSampler):
@@ -93,11 +93,13 @@ class GrowingWindow(SegmentSampler):
     def __call__(
         self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
     ) -> Segment:
-        return _segment(experts, iteration, self.lower, self.upper(iteration, max_start_epoch), matched_epochs, seed)
+        return _draw_segment(
+            experts, iteration, self.lower, self.upper(iteration, max_start_epoch), matched_epochs, seed
+        )
 
 
 class Cycle(GrowingWindow):
-    """Every expert once in a shuffled order, then all again in another (MTT and successors as released, unless they
+    """Every expert once in a shuffled order, then all again in a new order (MTT and successors as released, unless they
     load all experts at once); start epochs as in GrowingWindow.
 
     The released code shuffles files of experts, and the experts within a file; here the whole store is one file.
@@ -107,11 +109,11 @@ class Cycle(GrowingWindow):
         self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
     ) -> Segment:
         numbers = experts.experts()
-        cycle, place = divmod(iteration, len(numbers))
+        cycle, position = divmod(iteration, len(numbers))
         order = torch.randperm(len(numbers), generator=rng(seed, "cycle", cycle))
         generator = rng(seed, "segment", iteration)
         epoch = int(torch.randint(self.lower, self.upper(iteration, max_start_epoch), (), generator=generator))
-        return experts.segment(numbers[int(order[place])], epoch, matched_epochs)
+        return experts.segment(numbers[int(order[position])], epoch, matched_epochs)
 
 
 class Perturbation(Component):
@@ -122,8 +124,8 @@ class Perturbation(Component):
 
         Args:
             start: θ*_t `[P]`.
-            model: The network, which says where its kernels lie in θ.
-            generator: All draws are taken from it, on the CPU.
+            model: The network, for the positions of its kernels in θ.
+            generator: CPU generator of all random draws.
         """
         return start
 
@@ -145,10 +147,10 @@ class WeightPerturbation(Perturbation):
         return changed
 
     def change(self, weights: Tensor, direction: Tensor) -> Tensor:
-        """What is added to the weights of one kernel.
+        """The perturbation that is added to the weights of one kernel.
 
         Args:
-            weights: Those of the kernel, as one vector.
+            weights: Weights of the kernel, as one vector.
             direction: d ~ N(0, I), of the same length.
         """
         return self.alpha * weights.norm() * direction / direction.norm()
@@ -206,8 +208,8 @@ def _balance(offset: float, base: float) -> float:
     return logarithm if offset >= 0 else 1 / logarithm
 
 
-def _segment(experts: TrajectoryStore, iteration: int, lower: int, upper: int, length: int, seed: int) -> Segment:
-    """Any expert, any start epoch from `lower` up to but not including `upper`."""
+def _draw_segment(experts: TrajectoryStore, iteration: int, lower: int, upper: int, length: int, seed: int) -> Segment:
+    """Draw any expert, and any start epoch from `lower` up to but not including `upper`."""
     generator = rng(seed, "segment", iteration)
     expert = experts.drawn(generator)
     return experts.segment(expert, int(torch.randint(lower, upper, (), generator=generator)), length)

@@ -1,4 +1,4 @@
-"""What moves a student, forward and backward: SGD with momentum, and Adam."""
+"""Optimisers of the student and their adjoints: SGD with momentum, and Adam."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 from ..runtime.shapes import Params, Scalar
 
 Moments = tuple[Tensor, ...]
-"""What an optimiser carries from one step to the next, each `[P]`."""
+"""State of an optimiser between steps, each tensor `[P]`."""
 
 
 class Walk(Protocol):
     """The adjoint of an optimiser's steps, from the last to the first; it holds dL/d(moments)."""
 
     def direction(self, step: int, adjoint: Params, kept: Moments) -> Params:
-        """dL/dg of step `step` (counted from 0), where `adjoint` is dL/dθ behind it: the direction along which the
-        inner loss is differentiated."""
+        """dL/dg of step `step` (counted from 0), where `adjoint` is dL/dθ after it: the direction along which the inner
+        loss is differentiated."""
         ...
 
     def slope(self, along: Scalar) -> None:
-        """Take note of ⟨∇ℓ, direction⟩ of the step that `direction` was last asked for."""
+        """Record ⟨∇ℓ, direction⟩ of the step for which `direction` was called last."""
         ...
 
     def lr(self, before: Moments) -> Scalar:
@@ -32,7 +32,7 @@ class Walk(Protocol):
 
 
 class StudentOptimiser(Protocol):
-    """How a gradient moves θ, and how a derivative goes back through that."""
+    """Updates θ by a gradient, and provides the adjoint of that update."""
 
     def begin(self, theta: Params) -> Moments:
         """The moments before the first step.
@@ -46,25 +46,25 @@ class StudentOptimiser(Protocol):
         """θ and the moments after step number `step`, counted from 0. Pure, and differentiable in everything.
 
         Args:
-            step: Its number, counted from 0.
+            step: Index of the step, counted from 0.
             theta: θ before it, `[P]`.
-            moments: Those before it, each `[P]`.
+            moments: Moments before it, each `[P]`.
             gradient: ∇_θ of the loss, `[P]`.
             lr: η, a scalar.
         """
         ...
 
     def kept(self, moments: Moments, gradient: Params) -> Moments:
-        """What the walk back needs of a step, besides θ: from its gradient and the moments after it.
+        """Tensors that the backward walk needs of a step, besides θ: from its gradient and the moments after it.
 
         Args:
-            moments: Those after the step, each `[P]`.
+            moments: Moments after the step, each `[P]`.
             gradient: The gradient of the step, `[P]`.
         """
         ...
 
     def walk(self, theta: Params, lr: Scalar) -> Walk:
-        """The walk back, before its first step.
+        """The backward walk, before its first step.
 
         Args:
             theta: Any θ `[P]`, for its shape, type and device.
@@ -75,7 +75,7 @@ class StudentOptimiser(Protocol):
 
 @dataclass(frozen=True)
 class Sgd:
-    """v ← μ v + g, θ ← θ − η v. Nothing of a step is kept."""
+    """v ← μ v + g, θ ← θ − η v. Nothing is kept of a step."""
 
     momentum: float = 0.0
     """μ, 0 … 1."""
@@ -119,23 +119,24 @@ class _SgdWalk:
 
 
 ROUNDING = 2.0**12
-"""An entry whose √v̂ is below so many units of rounding, measured at the root of the mean v̂, moves by rounding alone:
-its step counts as a constant.
+"""An entry whose √v̂ is below this many units of rounding, measured at the root of the mean v̂, moves by rounding
+errors only: its step is treated as a constant.
 
 A bias before instance norm has no influence on the loss. Its gradient is zero or noise, up to 1000 units for images of
-small contrast, and derivatives of its step, which are divided by √v̂, would make the noise large. In float32 the bound
-is 5e-4, below which a few other entries lie in the first step, where the exact derivative is near zero; later none do.
+small contrast, and derivatives of its step, which are divided by √v̂, would amplify the noise. In float32 the bound is
+5e-4, below which a few other entries lie in the first step, where the exact derivative is near zero; none do in later
+steps.
 """
 
 
 def above_rounding(square: Tensor) -> Tensor:
-    """Which entries of a second moment are more than rounding."""
+    """Mask of the entries of a second moment that are above rounding errors."""
     return square > (ROUNDING * torch.finfo(square.dtype).eps) ** 2 * square.mean()
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (arXiv 1412.6980, Algorithm 1), without decay of weights. Of every step m, v and g are kept."""
+    """Adam (arXiv 1412.6980, Algorithm 1), without weight decay. m, v and g are kept of every step."""
 
     beta1: float = 0.9
     """β1, decay of the mean of gradients."""
@@ -155,7 +156,7 @@ class Adam:
         return theta - lr * torch.where(clear, moved, moved.detach()), (mean, square)
 
     def _corrected(self, step: int, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m̂, √v̂, and which entries are clear of rounding; the root has a finite derivative everywhere."""
+        """m̂, √v̂, and the mask of entries above rounding errors; the root has a finite derivative everywhere."""
         first, second = self.corrections(step)
         unbiased = square / second
         clear = above_rounding(unbiased.detach())
@@ -166,7 +167,7 @@ class Adam:
         """1 − β1^t and 1 − β2^t for step number `step`, which is the t-th.
 
         Args:
-            step: Its number, counted from 0.
+            step: Index of the step, counted from 0.
         """
         return 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (step + 1)
 
@@ -192,21 +193,21 @@ class _AdamWalk:
 
     def direction(self, step: int, adjoint: Params, kept: Moments) -> Params:
         adam, (mean, square, gradient) = self._adam, kept
-        (first, second), unclear = adam.corrections(step), ~above_rounding(square)
+        (first, second), within_rounding = adam.corrections(step), ~above_rounding(square)
         root = (square / second).sqrt_()
-        below = root + adam.eps
-        moved = mean / first / below
+        denominator = root + adam.eps
+        moved = mean / first / denominator
         self._lr -= adjoint @ moved
-        pushed = (self._eta * adjoint / below).masked_fill_(unclear, 0.0)
-        self._mean.sub_(pushed, alpha=1 / first)
-        self._square.add_((pushed * moved).div_(root.masked_fill_(unclear, 1.0)), alpha=0.5 / second)
-        along = (1 - adam.beta1) * self._mean + 2 * (1 - adam.beta2) * gradient * self._square
+        scaled_adjoint = (self._eta * adjoint / denominator).masked_fill_(within_rounding, 0.0)
+        self._mean.sub_(scaled_adjoint, alpha=1 / first)
+        self._square.add_((scaled_adjoint * moved).div_(root.masked_fill_(within_rounding, 1.0)), alpha=0.5 / second)
+        direction = (1 - adam.beta1) * self._mean + 2 * (1 - adam.beta2) * gradient * self._square
         self._mean.mul_(adam.beta1)
         self._square.mul_(adam.beta2)
-        return along
+        return direction
 
     def slope(self, along: Scalar) -> None:
-        """Not needed: m̂/s is kept."""
+        """Do nothing: m̂/s is kept."""
 
     def lr(self, before: Moments) -> Scalar:
         return self._lr

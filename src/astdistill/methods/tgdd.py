@@ -39,8 +39,8 @@ class TrajectoryGuidedMatching(ExpertFeatureMatching):
     """Largest number of epochs between a and b."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
-        """The published learning rate of images in [0, 1] is 0.01 ipc, with momentum ½ and a step for each class; here
-        it is that of standardised images (÷ (¼)²), and of one joint step (× 2, without momentum)."""
+        """The published learning rate of images in [0, 1] is 0.01 ipc, with momentum ½ and a step for each class. Here
+        it is converted to standardised images (÷ (¼)²), and to one joint step (× 2, without momentum)."""
         rates = {
             "joint": {"lr_img": 2 * 0.16 * ipc, "outer_momentum": 0.0},
             "per-class": {"lr_img": 0.16 * ipc, "outer_momentum": 0.5},
@@ -51,9 +51,9 @@ class TrajectoryGuidedMatching(ExpertFeatureMatching):
         """Expert, a and b of an outer step.
 
         Args:
-            experts: Those that are drawn from.
+            experts: The store to draw from.
             iteration: The outer step, counted from 0.
-            seed: Of the run.
+            seed: Seed of the run.
         """
         generator, last = rng(seed, "rows", iteration), experts.epochs
         expert = experts.drawn(generator)
@@ -66,13 +66,13 @@ class TrajectoryGuidedMatching(ExpertFeatureMatching):
         expert, first, second = self.epochs(setup.experts, iteration, seed)
         start, later = (row(setup, expert, epoch, like) for epoch in (first, second))
 
-        def of(pairs: Pairs) -> Scalar:
+        def pair_loss(pairs: Pairs) -> Scalar:
             distance = distance_of_means(setup.model, start, pairs)
             if self.alpha == 0:
                 return distance
             return distance + self.alpha * entropies(setup.model, later, {pair.label: pair.synthetic for pair in pairs})
 
-        return of
+        return pair_loss
 
 
 EXPERT = ExpertRecipe(
@@ -84,12 +84,12 @@ EXPERT = ExpertRecipe(
     drops_at=(2 / 3, 5 / 6),
     cutmix=0.5,
 )
-"""The experts of TGDD, with all of DSA."""
+"""The expert recipe of TGDD, with all operations of DSA."""
 PAPER = (
     "TGDD (released code FlyFinley/TGDD 39ac9c2; after DM, arXiv 2110.04181, Algorithm 1): rows a and b of an expert"
 )
 TGDD = Method(name="tgdd", paper=PAPER, step=TrajectoryGuidedMatching(), expert=EXPERT, learn=("images",))
-"""Published with four sub-images a slot and standardised data, from which it starts."""
+"""Published with four sub-images per slot and standardised data; it starts from real images."""
 AST_TGDD = TGDD.replace(
     name="ast-tgdd",
     paper="TGDD on the smooth experts of AST (arXiv 2310.10541, Algorithm 1); a combination of ours",

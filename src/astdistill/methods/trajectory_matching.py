@@ -1,4 +1,4 @@
-"""Methods that match training trajectories, a record each: MTT, AST, AST as released, FTD, DATM, TESLA, ATT."""
+"""Methods that match training trajectories, one record each: MTT, AST, AST as released, FTD, DATM, TESLA, ATT."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ AST_AS_RELEASED = AST.replace(
 )
 """Differs from AST in a clipping loss of ten epochs whatever their number, the form of the penalty and the bound that
 only the corrected form needs, the initialisation, the balance, the matched steps and their denominators, the perturbation,
-experts that come in shuffled cycles, and the short first batch of a pass. η stays logarithmic, so that it cannot turn
+experts drawn in shuffled cycles, and the short first batch of a pass. η stays logarithmic, so that it cannot become
 negative; `synthetic_lr=RawSyntheticLr()` is as released.
 """
 FTD = MTT.replace(
@@ -73,10 +73,10 @@ FTD = MTT.replace(
     expert=MTT.recipe.replace(sam_rho=0.01, adaptive_sam=True, surrogate_gap=0.3),
     ema_decay=0.999,
 )
-"""Sharpness-aware experts; the moving average of the images is what is saved.
+"""Sharpness-aware experts; the moving average of the images is saved.
 
-The experts climb adaptively, as in the released code, whose switch for it cannot be turned off; with
-`adaptive_sam=False` they climb as plain SAM does. ρ is 0.01 everywhere. α differs from one data set to another; 0.3 is
+The experts use the adaptive ascent step, as in the released code, whose switch for it cannot be turned off; with
+`adaptive_sam=False` they use that of plain SAM. ρ is 0.01 everywhere. α differs from one data set to another; 0.3 is
 what DATM's published commands give these experts.
 """
 DATM = MTT.replace(
@@ -106,7 +106,7 @@ DATM_AS_RELEASED = DATM.replace(
     ema_decay=0.0,
 )
 """Differs from DATM in what is evaluated, which is the images themselves (the released code reads its `ema_decay`
-nowhere), in labels that start at the mean logits of all experts that are right, in experts that come in shuffled
+nowhere), in labels that start at the mean logits of all experts that are correct, in experts drawn in shuffled
 cycles, and in the short first batch of a pass. Its figures belong to the protocol `datm-released`, with batch 128.
 """
 TESLA = MTT.replace(

@@ -1,4 +1,4 @@
-"""The inner loop: how a student trains on the synthetic set, and the plan that holds every random number of it."""
+"""The inner loop: how a student trains on the synthetic set, and the plan that holds all its random numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..runtime.shapes import Batch, Images, Logits, Params, Scalar, Targets
 from .student_optimisers import Moments, Sgd, StudentOptimiser
 
 AT_ONCE, AT_ONCE_CUDA = 2**20, 2**24
-"""Numbers in the images that are augmented together: 4 MB on a CPU, 64 MB on a GPU."""
+"""Pixel values that are augmented together: 4 MB on a CPU, 64 MB on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Plan:
     indices: Int[Tensor, "T B"] | tuple[Int[Tensor, " B"], ...]
     """A tuple where steps see different numbers of images."""
     augmentation: tuple[Draw, ...]
-    """What is drawn for each step."""
+    """The augmentation drawn for each step."""
     crops: tuple[Crops, ...]
     """Which part of each canvas is seen in each step; whole images where there are no textures."""
     at_once: int | None = None
-    """Numbers in the images that are augmented together; none means AT_ONCE, or AT_ONCE_CUDA on a GPU. Results do not
-    depend on it."""
+    """Pixel values that are augmented together; None means AT_ONCE, or AT_ONCE_CUDA on a GPU. Results do not depend on
+    it."""
 
     @property
     def steps(self) -> int:
@@ -45,7 +45,7 @@ class Plan:
         return len(self.indices)
 
     def first(self, steps: int) -> Plan:
-        """The plan of the first so many steps alone.
+        """The plan of the first `steps` steps only.
 
         Args:
             steps: How many, up to T.
@@ -55,7 +55,7 @@ class Plan:
         )
 
     def rows(self, steps: range) -> Int[Tensor, "S B"]:
-        """The images of consecutive steps that see equally many.
+        """Indices of the images of consecutive steps that have the same batch size.
 
         Args:
             steps: Consecutive steps, counted from 0.
@@ -70,7 +70,7 @@ class Plan:
         """A_i(images): the crops, and then the augmentation, drawn for `step`.
 
         Args:
-            step: Its number, counted from 0.
+            step: Index of the step, counted from 0.
             images: `[B, C, H, W]`, those of the step.
         """
         return apply(self.crops[step](images), self.augmentation[step])
@@ -79,31 +79,31 @@ class Plan:
         """A_i(images[i − steps.start]) for each step i of `steps`, where `images` are `[S, B, C, H, W]`. Differentiable
         in the images.
 
-        The same numbers as `augment` gives step by step. Steps that drew the same operation go through it as one batch,
-        since for a few images most of an operation's time is what it costs to call it.
+        The values are those of `augment`, step by step. Steps that drew the same operation go through it as one batch,
+        since for a few images most of the time of an operation is the overhead of calling it.
 
         Args:
             steps: Consecutive steps, S of them, counted from 0.
             images: `[S, B, C, H, W]`.
         """
-        seen = [self.crops[step](batch) for step, batch in zip(steps, images.unbind(0), strict=True)]
+        cropped = [self.crops[step](batch) for step, batch in zip(steps, images.unbind(0), strict=True)]
         by_op: dict[str, list[int]] = {}
-        for place, step in enumerate(steps):
-            by_op.setdefault(self.augmentation[step].op, []).append(place)
-        batches = list(seen)
+        for index, step in enumerate(steps):
+            by_op.setdefault(self.augmentation[step].op, []).append(index)
+        batches = list(cropped)
         by_op.pop("none", None)
-        for places in by_op.values():
-            together = apply(
-                torch.cat([seen[place] for place in places]),
-                merged([self.augmentation[steps[place]] for place in places]),
+        for indices in by_op.values():
+            augmented = apply(
+                torch.cat([cropped[index] for index in indices]),
+                merged([self.augmentation[steps[index]] for index in indices]),
             )
-            for place, batch in zip(places, together.split(images.shape[1]), strict=True):
-                batches[place] = batch
+            for index, batch in zip(indices, augmented.split(images.shape[1]), strict=True):
+                batches[index] = batch
         return batches
 
     def portions(self, steps: range, images: Images) -> list[range]:
-        """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of memory.
-        All steps of a run see equally many images.
+        """Split `steps` into the longest runs that may be augmented together, so that their images take a bounded
+        amount of memory. All steps of a run have the same batch size.
 
         Args:
             steps: Consecutive steps, counted from 0.
@@ -112,9 +112,9 @@ class Plan:
         limit = self.at_once or (AT_ONCE_CUDA if images.is_cuda else AT_ONCE)
         ranges: list[range] = []
         for size, group in itertools.groupby(steps, key=lambda step: len(self.indices[step])):
-            run, most = list(group), max(1, limit // (size * images[0].numel()))
-            alike = range(run[0], run[-1] + 1)
-            ranges += [alike[first : first + most] for first in range(0, len(alike), most)]
+            group_steps, limit_per_run = list(group), max(1, limit // (size * images[0].numel()))
+            same_size = range(group_steps[0], group_steps[-1] + 1)
+            ranges += [same_size[first : first + limit_per_run] for first in range(0, len(same_size), limit_per_run)]
         return ranges
 
 
@@ -131,9 +131,9 @@ def draw_plan(
 ) -> Plan:
     """A plan of `steps` batches out of `count` synthetic images.
 
-    The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from reshuffled passes laid
-    end to end, so that every image is seen equally often and every batch has the same size, also where `batch` does not
-    divide `count`. On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
+    The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from concatenated reshuffled
+    passes, so that every image is seen equally often and every batch has the same size, also if `batch` does not divide
+    `count`. For textures each canvas of a batch is sampled `samples` times, and B counts the samples.
 
     Args:
         steps: T, the number of inner steps.
@@ -141,11 +141,11 @@ def draw_plan(
         batch: Images of one step. None: all of them.
         strategy: DSA operations joined by underscores, of which one is drawn for each step; "" for none.
         shape: What a network sees of an image: channels, height, width in pixels.
-        generator: All draws are taken from it, on the CPU.
-        device: Where the plan's tensors lie.
-        texture: The canvases that the images are; ordinary images by default.
-        released: Cut every pass by itself; where `batch` does not divide `count` its first batch is what is left over,
-            as in the released code, which cuts a pass from the front and takes the pieces from the end.
+        generator: CPU generator of all random draws.
+        device: Device of the plan's tensors.
+        texture: The layout of the images; ordinary images by default.
+        released: Cut every pass separately; if `batch` does not divide `count`, its first batch is the remainder, as in
+            the released code, which cuts a pass from the front and takes the pieces from the end.
 
     Returns:
         The plan, with indices `[T, B]`.
@@ -170,7 +170,8 @@ def planned(
     device: torch.device | str = "cpu",
     texture: TextureSpec = ORDINARY,
 ) -> Plan:
-    """The plan of steps that see the images at `indices` (on the CPU), with crops and augmentation drawn for each."""
+    """The plan of steps that use the images at `indices` (on the CPU), with crops and augmentation drawn for each
+    step."""
     indices = texture.repeated(indices) if isinstance(indices, Tensor) else tuple(map(texture.repeated, indices))
     crops = tuple(texture.draw(len(row), (shape[1], shape[2]), generator).to(device) for row in indices)
     draws = tuple(draw(strategy, len(row), shape, generator).to(device) for row in indices)
@@ -180,27 +181,28 @@ def planned(
 
 
 def _chunks(steps: int, count: int, size: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], ...]:
-    """`steps` batches of reshuffled passes over `count` images, the short one first in each pass."""
+    """`steps` batches of reshuffled passes over `count` images, the short batch first in each pass."""
     passes = -(-steps // -(-count // size))
-    cut = [torch.randperm(count, generator=generator).split(size) for _ in range(passes)]
-    return tuple(chunk for chunks in cut for chunk in reversed(chunks))[:steps]
+    chunked_passes = [torch.randperm(count, generator=generator).split(size) for _ in range(passes)]
+    return tuple(chunk for chunks in chunked_passes for chunk in reversed(chunks))[:steps]
 
 
 class NamedTensors(Mapping[str, Tensor]):
-    """Tensors by name. Those that most steps have are attributes too; one that was not given is in neither.
+    """Tensors by name. `images`, `targets` and `lr` are attributes too. A tensor that was not given is missing from
+    both.
 
     Args:
-        images: X, `[N, C, H, W]`, or its derivative. None: not given, as for those that follow.
+        images: X, `[N, C, H, W]`, or its derivative. None: not given; the same holds for the others.
         targets: Y, `[N, K]`, or its derivative.
         lr: η, a scalar, or its derivative.
-        **more: Further ones by name.
+        **more: Further tensors by name.
     """
 
     def __init__(
         self, images: Tensor | None = None, targets: Tensor | None = None, lr: Tensor | None = None, **more: Tensor
     ) -> None:
-        given = {"images": images, "targets": targets, "lr": lr, **more}
-        self._tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+        tensors = {"images": images, "targets": targets, "lr": lr, **more}
+        self._tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -224,27 +226,27 @@ class NamedTensors(Mapping[str, Tensor]):
         return self["lr"]
 
     def replace(self, **changes: Tensor) -> Self:
-        """The same with some tensors changed, or added."""
+        """A copy with some tensors changed or added."""
         return type(self)(**{**self, **changes})
 
     def to(self, device: str | torch.device) -> Self:
-        """The same on another device.
+        """A copy on another device.
 
         Args:
-            device: Where to, such as "cpu" or "cuda".
+            device: Target device, such as "cpu" or "cuda".
         """
         return self.replace(**{name: tensor.to(device) for name, tensor in self.items()})
 
 
 class Variables(NamedTensors):
-    """What a meta-gradient is taken with respect to, by name: X `[N, C, H, W]` (k H and k W on a torus) as `images`,
-    Y `[N, K]` as `targets`, η as `lr`, and whatever else a method's outer step learns.
+    """The tensors with respect to which a meta-gradient is taken, by name: X `[N, C, H, W]` (k H and k W for textures)
+    as `images`, Y `[N, K]` as `targets`, η as `lr`, and any others that the outer step of a method learns.
 
     Args:
-        images: X, `[N, C, H, W]`. None: not given, as for those that follow.
+        images: X, `[N, C, H, W]`. None: not given; the same holds for the others.
         targets: Y, `[N, K]`.
         lr: η, a scalar.
-        **more: Further ones by name, as the outer step's `further` gives them.
+        **more: Further tensors by name, as returned by the outer step's `further`.
     """
 
 
@@ -252,14 +254,14 @@ class MetaGradient(NamedTensors):
     """The objective L and its derivatives with respect to `Variables`, by their names and in their shapes, without a
     graph.
 
-    A name that is not there is something that L does not depend on.
+    L does not depend on a variable whose name is missing.
 
     Args:
         loss: L, a scalar.
-        images: dL/dX, `[N, C, H, W]`. None: L does not depend on it, as for those that follow.
+        images: dL/dX, `[N, C, H, W]`. None: L does not depend on it; the same holds for the others.
         targets: dL/dY, `[N, K]`.
         lr: dL/dη, a scalar.
-        **more: Those of further variables by name.
+        **more: Derivatives with respect to further variables, by name.
     """
 
     def __init__(
@@ -274,7 +276,7 @@ class MetaGradient(NamedTensors):
         self.loss = loss
 
     def replace(self, **changes: Tensor) -> Self:
-        """The loss and its derivatives with some changed, or added.
+        """A copy with some of the loss and derivatives changed or added.
 
         Args:
             **changes: Tensors by name, among them `loss`.
@@ -285,23 +287,23 @@ class MetaGradient(NamedTensors):
         """The loss and its derivatives on another device.
 
         Args:
-            device: Where to, such as "cpu" or "cuda".
+            device: Target device, such as "cpu" or "cuda".
         """
         return super().to(device).replace(loss=self.loss.to(device))
 
     @staticmethod
     def mean(parts: Sequence[MetaGradient]) -> MetaGradient:
-        """The mean of several of the same names, each by itself; of one, that one to the bit.
+        """The mean of several gradients with the same names, tensor by tensor; the mean of one is bitwise that one.
 
         Args:
-            parts: One or more, of the same names.
+            parts: One or more gradients with the same names.
         """
         columns = {name: [part[name] for part in parts] for name in parts[0]} | {"loss": [part.loss for part in parts]}
         return MetaGradient(**{name: torch.stack(column).mean(dim=0) for name, column in columns.items()})
 
 
 class StepTaken(NamedTuple):
-    """One inner step: its number, the gradient that it followed, and what came of it."""
+    """One inner step: its index, the gradient, the moments before it, and θ and the moments after it."""
 
     step: int
     gradient: Params
@@ -312,11 +314,11 @@ class StepTaken(NamedTuple):
 
 @dataclass(frozen=True)
 class StudentTrajectory:
-    """One student on its way, as far as it is kept: θ_i by the number i of steps that led to it, each `[P]`."""
+    """The kept parameters of one student: θ_i by the number i of steps that led to it, each `[P]`."""
 
     students: dict[int, Params]
     kept: dict[int, Moments]
-    """What the optimiser keeps of each step from the first one that was asked for."""
+    """What the optimiser keeps of each step, from the first requested step on."""
     before: Moments
     """The optimiser's moments before that step."""
 
@@ -343,11 +345,11 @@ class InnerLoop:
     labels: LabelKind = "hard"
     """What targets are: "hard", "soft" or "weights"."""
     optimiser: StudentOptimiser | None = None
-    """What moves the student; none means SGD with `momentum`."""
+    """The student's optimiser; None means SGD with `momentum`."""
 
     @property
     def moves(self) -> StudentOptimiser:
-        """What moves the student."""
+        """The student's optimiser."""
         return self.optimiser or Sgd(self.momentum)
 
     def loss(self, theta: Params, images: Batch, targets: Targets) -> Scalar:
@@ -365,13 +367,13 @@ class InnerLoop:
 
         Args:
             step: i, counted from 0.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
         """
         chosen = self.plan.indices[step]
         return self.plan.augment(step, variables.images[chosen]), variables.targets[chosen]
 
     def _batches(self, variables: Variables) -> Iterator[tuple[int, Batch, Targets]]:
-        """Every step with its augmented images and its targets, as `batch` gives them, without a graph."""
+        """Yield every step with its augmented images and its targets, as in `batch`, without a graph."""
         plan = self.plan
         for steps in plan.portions(range(plan.steps), variables.images):
             with torch.no_grad():
@@ -380,7 +382,7 @@ class InnerLoop:
                 yield step, images, variables.targets[plan.indices[step]].detach()
 
     def probabilities(self, targets: Targets) -> Targets:
-        """The distributions, or weights, that targets stand for.
+        """The distributions, or weights, that targets represent.
 
         Args:
             targets: `[B, K]`.
@@ -388,11 +390,11 @@ class InnerLoop:
         return targets.softmax(dim=1) if self.labels == "soft" else targets
 
     def steps(self, start: Params, variables: Variables) -> Iterator[StepTaken]:
-        """Every step, computed without a graph; nothing of it is kept here.
+        """Yield every step, computed without a graph; nothing is stored.
 
         Args:
             start: θ_0 `[P]`.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
         """
         engine, moves, theta = engine_of(self.model), self.moves, start.detach()
         before, lr = moves.begin(theta), variables.lr.detach()
@@ -405,22 +407,22 @@ class InnerLoop:
     def trajectory(
         self, start: Params, variables: Variables, first: int = 0, read: Collection[int] = ()
     ) -> StudentTrajectory:
-        """The students from θ_first on, and those of the steps `read`; what the optimiser keeps of each step from
-        `first` on. Computed without a graph; of earlier steps nothing is kept.
+        """The students from θ_first on and those of the steps `read`, and what the optimiser keeps of each step from
+        `first` on. Computed without a graph; nothing else is kept of earlier steps.
 
         Args:
             start: θ_0 `[P]`.
-            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and other learned tensors.
             first: The first step that is kept, counted from 0.
             read: Numbers of further students to keep, each 0 … T.
         """
         moves = self.moves
-        students, kept, before = {0: start.detach()}, {}, moves.begin(start.detach())
+        students, kept_moments, before = {0: start.detach()}, {}, moves.begin(start.detach())
         for taken in self.steps(start, variables):
             if taken.step == first:
                 before = taken.before
             if taken.step >= first:
-                kept[taken.step] = moves.kept(taken.moments, taken.gradient)
+                kept_moments[taken.step] = moves.kept(taken.moments, taken.gradient)
             if taken.step + 1 >= first or taken.step + 1 in read:
                 students[taken.step + 1] = taken.theta
-        return StudentTrajectory(students, kept, before)
+        return StudentTrajectory(students, kept_moments, before)

@@ -12,7 +12,7 @@ from .registry import Factory
 
 @functools.wraps(registry.build_model)
 def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
-    # The caller's word: here, and not in `registry`, which is also called with names that were read from files.
+    # The caller vouches for the model: not in `registry`, which is also called with names that were read from files.
     trust_models(model)
     return registry.build_model(model, shape, classes, seed)
 

@@ -18,9 +18,9 @@ class ConvNet(nn.Module):
     """`depth` blocks of [3×3 convolution · norm · activation · 2×2 pooling] and one linear layer (Gidaris & Komodakis,
     arXiv 1804.09458).
 
-    Parameters come in the order and under the names of mtt-distillation's ConvNet (`features.*`, `classifier.*`), with
+    Parameters have the order and the names of mtt-distillation's ConvNet (`features.*`, `classifier.*`), with
     PyTorch's default initialisation. `norm="layer"` normalises over channels and pixels with one scale per channel,
-    where that code has one per activation. Raises InputError for a shape, a depth or a word that makes no network.
+    where that code has one per activation. Raises InputError for an invalid shape, depth or option.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ def _check_size(size: tuple[int, int], depth: int, pooling: str) -> None:
 
 
 class Stacked(nn.Module):
-    """Feature maps, or hidden units, and what makes logits of them."""
+    """Feature extractor and classifier."""
 
     features: nn.Module
     classifier: nn.Module
@@ -102,7 +102,7 @@ class Trunk(Stacked):
     """Convolutions that keep the size, poolings between them, the last feature map averaged to `grid` × `grid` pixels,
     and one linear layer.
 
-    `plan` is that of `layers.trunk`. Raises InputError for what makes no network.
+    `plan` is that of `layers.trunk`. Raises InputError for invalid arguments.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class MLP(Stacked):
     """`depth` hidden layers of `width` units over the flattened image; published: two of 128 (Zhao et al., arXiv
     2006.05929).
 
-    PyTorch's default initialisation. The published code knows 28×28×1 and 32×32×3 only. Raises InputError for what
-    makes no network.
+    PyTorch's default initialisation. The published code supports only 28×28×1 and 32×32×3. Raises InputError for
+    invalid arguments.
     """
 
     def __init__(
@@ -157,8 +157,8 @@ class MLP(Stacked):
 
 
 KERNEL, GRID = 5, 5
-WANTED = (32, 14)
-"""The sizes that the two convolutions have at 32 px, where nothing is padded."""
+UNPADDED_SIZES = (32, 14)
+"""The image sizes from which the two convolutions are not padded: their input sizes at 32 px."""
 
 
 class LeNet(Stacked):
@@ -166,10 +166,9 @@ class LeNet(Stacked):
     1998).
 
     At 28 px (first convolution padded by 2) and 32 px it is the published network, with 61,706 parameters for one
-    channel and ten classes. Where the published code crashes, here smaller images are padded, a pooling that would
-    leave nothing is left out, and the last feature map, of whatever size, is averaged to 5×5. PyTorch's default
-    initialisation. Raises InputError for what makes no network.
-    """
+    channel and ten classes. Where the published code crashes, smaller images are padded, a pooling that would leave no
+    pixel is omitted, and the last feature map, of any size, is averaged to 5×5. PyTorch's default initialisation.
+    Raises InputError for invalid arguments."""
 
     def __init__(
         self, channels: int, classes: int, size: tuple[int, int], activation: str = "relu", pooling: str = "max"
@@ -180,8 +179,8 @@ class LeNet(Stacked):
         check_pixels(size)
         shortest = min(size)
         layers: list[nn.Module] = []
-        for inputs, outputs, wanted in ((channels, 6, WANTED[0]), (6, 16, WANTED[1])):
-            padding = KERNEL // 2 if shortest < wanted else 0
+        for inputs, outputs, unpadded in ((channels, 6, UNPADDED_SIZES[0]), (6, 16, UNPADDED_SIZES[1])):
+            padding = KERNEL // 2 if shortest < unpadded else 0
             layers += [nn.Conv2d(inputs, outputs, KERNEL, padding=padding), ACTIVATIONS[activation]()]
             shortest += 2 * padding - KERNEL + 1
             if pooling != "none" and shortest > 1:
@@ -201,8 +200,8 @@ class AlexNet(Trunk):
     2006.05929).
 
     The first two convolutions are 5×5, the others 3×3; published: `width` 128, no norm. At 32 px it is the published
-    network. Elsewhere, where the published code crashes or pads one-channel images, a pooling may be left out and the
-    last feature map is averaged to 4×4. PyTorch's default initialisation. Raises InputError for what makes no network.
+    network. Elsewhere, where the published code crashes or pads one-channel images, a pooling may be omitted and the
+    last feature map is averaged to 4×4. PyTorch's default initialisation. Raises InputError for invalid arguments.
     """
 
     def __init__(
@@ -229,11 +228,10 @@ class VGG11(Trunk):
     Zisserman, arXiv 1409.1556).
 
     Published: `width` 64 and a linear layer of 512 inputs in place of three large ones. 'VGG11' in the tables of the
-    trajectory-matching papers has instance norm; here the plain name has none, as in its own paper, and
-    `vgg11-instancenorm` is theirs. At 32 px it is the published network. Elsewhere, where the published code crashes or
-    pads one-channel images, a pooling may be left out and the last feature map is averaged to one pixel. PyTorch's
-    default initialisation. Raises InputError for what makes no network.
-    """
+    trajectory-matching papers has instance norm; here the plain name has no norm, as in the VGG paper, and
+    `vgg11-instancenorm` is the one of those tables. At 32 px it is the published network. Elsewhere, where the
+    published code crashes or pads one-channel images, a pooling may be omitted and the last feature map is averaged to
+    one pixel. PyTorch's default initialisation. Raises InputError for invalid arguments."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A module seen as a pure function f(θ, images), with θ one vector."""
+"""A module as a pure function f(θ, images), with θ one vector."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTra
 class FlatModel:
     """f(θ, images) for a module, where θ [P] lists its parameters in the order of `module.parameters()`.
 
-    Holds a deep copy in evaluation mode: the module handed in is never changed, and dropout, which would make f random,
-    is off. f computes on θ's device and in θ's dtype, and goes through `torch.func.grad`, `jvp` and `vmap` and through
+    Holds a deep copy in evaluation mode: the given module is never changed, and dropout, which would make f random, is
+    off. f computes on the device and in the dtype of θ, and supports `torch.func.grad`, `jvp` and `vmap`, and
     `create_graph=True`.
 
     Args:
         module: From images `[B, C, H, W]` to logits `[B, K]`.
 
     Raises:
-        InputError: For a module without parameters, or with buffers: batch-norm statistics would change from call to
-            call, so that the network is no function of θ.
+        InputError: The module has no parameters, or has buffers: batch-norm statistics would change from call to call,
+            so that the network is no function of θ.
     """
 
     size: int
     """P, the length of θ."""
     layers: tuple[slice, ...]
-    """Where each parameter tensor lies in θ."""
+    """The slice of θ of each parameter tensor."""
     kernels: tuple[slice, ...]
-    """Where the convolution kernels lie in θ: the weights of convolutions, no biases, norms or linear layers."""
+    """The slices of θ of the convolution kernels: the weights of convolutions, no biases, norms or linear layers."""
 
     def __init__(self, module: nn.Module) -> None:
         _refuse_buffers(module)
-        self._shapes = _shapes(module)
+        self._shapes = _parameter_shapes(module)
         if not self._shapes:
             raise InputError(
                 f"{type(module).__name__} has no parameters, so there is nothing to train; "
@@ -52,14 +52,14 @@ class FlatModel:
         self.layers = tuple(slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
         kernels = {id(part.weight) for part in module.modules() if isinstance(part, _CONVOLUTIONS)}
         self.kernels = tuple(
-            where for where, part in zip(self.layers, module.parameters(), strict=True) if id(part) in kernels
+            span for span, part in zip(self.layers, module.parameters(), strict=True) if id(part) in kernels
         )
         self._module = copy.deepcopy(module).eval()
 
     @property
     def module(self) -> nn.Module:
-        """The copy that this function of θ is made of; its own parameters are those that it had when it was handed
-        in."""
+        """The copy of the given module that computes f; its own parameters are those that the module had when
+        copied."""
         return self._module
 
     def __call__(self, theta: Params, images: Float[Tensor, "B ..."]) -> Logits:
@@ -75,7 +75,7 @@ class FlatModel:
         return functional_call(self._module, self.unflatten(theta), (images,))
 
     def features(self, theta: Params, images: Float[Tensor, "B ..."]) -> Features:
-        """What the last linear layer is given for `images` under the parameters θ. Differentiable in both.
+        """The input of the last linear layer for `images` under the parameters θ. Differentiable in both.
 
         Raises InputError for a network without a linear layer.
 
@@ -87,16 +87,16 @@ class FlatModel:
             `[B, F]`.
         """
         _, last = self._last_linear()
-        seen: list[Tensor] = []
-        hook = last.register_forward_pre_hook(lambda part, given: seen.append(given[0]))
+        captured: list[Tensor] = []
+        hook = last.register_forward_pre_hook(lambda part, inputs: captured.append(inputs[0]))
         try:
             self(theta, images)
         finally:
             hook.remove()
-        return seen[-1].flatten(1)
+        return captured[-1].flatten(1)
 
     def head(self, theta: Params, features: Features) -> Logits:
-        """The logits of a network that ends in its last linear layer, from what that layer is given. Differentiable.
+        """The logits of a network that ends in its last linear layer, from the input of that layer. Differentiable.
 
         Args:
             theta: θ `[P]`, on the device of the images.
@@ -114,10 +114,10 @@ class FlatModel:
 
     @property
     def outputs(self) -> tuple[slice, ...]:
-        """Where the last linear layer lies in θ. Raises InputError for a network without one."""
+        """The slices of θ of the last linear layer. Raises InputError for a network without one."""
         name, _ = self._last_linear()
         return tuple(
-            where for part, where in zip(self._shapes, self.layers, strict=True) if part.rpartition(".")[0] == name
+            span for part, span in zip(self._shapes, self.layers, strict=True) if part.rpartition(".")[0] == name
         )
 
     def _last_linear(self) -> tuple[str, nn.Linear]:
@@ -137,7 +137,7 @@ class FlatModel:
             theta: θ `[P]`.
 
         Raises:
-            InputError: θ is of another length.
+            InputError: θ has another length.
         """
         if theta.shape != (self.size,):
             raise InputError(
@@ -150,43 +150,44 @@ class FlatModel:
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
     def flatten(self, module: nn.Module | None = None) -> Params:
-        """The parameters of `module` (default: of the module handed in, as they were then) as one new vector, detached.
+        """The parameters of `module` (default: of the copy in this object) as one new vector, detached.
 
-        Always a copy: training the module on does not change it. Raises InputError for a module of another shape.
+        Always a copy: further training of the module does not change it. Raises InputError for a module of another
+        shape.
 
         Args:
-            module: A module of the same shapes. None: the copy that was made of the one handed in.
+            module: A module of the same shapes. None: the copy in this object, with the initial parameters.
 
         Returns:
             θ `[P]`.
         """
         if module is None:
             module = self._module
-        self._check_same(module)
+        self._check_same_shapes(module)
         return torch.cat([part.detach().reshape(-1) for part in module.parameters()])
 
     def load(self, module: nn.Module, theta: Params) -> None:
-        """Nothing; copies θ into the parameters of `module`. Raises InputError for a module of another shape.
+        """Copy θ into the parameters of `module`. Raises InputError for a module of another shape.
 
         Args:
-            module: A module of the same shapes, which is changed.
+            module: A module of the same shapes, changed in place.
             theta: θ `[P]`.
         """
-        self._check_same(module)
+        self._check_same_shapes(module)
         views = self.unflatten(theta)
         with torch.no_grad():
             for name, part in module.named_parameters():
                 part.copy_(views[name])
 
-    def _check_same(self, module: nn.Module) -> None:
-        if _shapes(module) != self._shapes:
+    def _check_same_shapes(self, module: nn.Module) -> None:
+        if _parameter_shapes(module) != self._shapes:
             raise InputError(
                 f"{type(module).__name__} has other parameters than the {type(self._module).__name__} this FlatModel "
                 f"was made of; build both with the same model name, image shape and number of classes."
             )
 
 
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+def _parameter_shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: part.shape for name, part in module.named_parameters()}
 
 
@@ -195,11 +196,11 @@ def _refuse_buffers(module: nn.Module) -> None:
     for path, part in module.named_modules():
         names = [name for name, _ in part.named_buffers(recurse=False)]
         if names:
-            where = type(part).__name__
+            layer = type(part).__name__
             if path:
-                where = f"'{path}' ({where})"
+                layer = f"'{path}' ({layer})"
             raise InputError(
-                f"{where} keeps buffers ({', '.join(names)}), which are no parameters and may change with every batch, "
+                f"{layer} keeps buffers ({', '.join(names)}), which are no parameters and may change with every batch, "
                 f"so the network is not a function of its parameters alone, as matching trajectories needs; "
                 f"use norm='instance' (for example '{twin}')."
             )

@@ -1,4 +1,4 @@
-"""What the networks are made of: norms, activations, poolings, and a trunk of convolutions for any image size."""
+"""Building blocks of networks: norms, activations, poolings, and a trunk of convolutions for any image size."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ POOLINGS: dict[str, Callable[[], nn.Module]] = {
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm`, to rounding, in a form that also has forward-mode derivatives in channels-last memory.
 
-    The group-norm kernel runs where it is the faster (eager, contiguous). Its forward-mode rule refuses channels-last
-    tensors and compiled it fuses worse, so there the same formula is written as one multiply and one add around
-    `torch.var_mean`. Milliseconds for the depth-3, width-128 ConvNet with one group per channel (batch 50, 32 px, one
-    CPU thread, torch 2.13, best of 2 eager or 4 compiled calls), as gradient / jvp of gradient. Eager contiguous:
-    kernel 143 / 693, formula 223 / 677; eager channels-last: 159 / raises, 214 / 667; compiled contiguous: 167 / 483,
-    108 / 474; compiled channels-last: 135 / raises, 109 / 368.
+    The group-norm kernel runs where it is faster (eager, contiguous). Its forward-mode rule does not support
+    channels-last tensors, and it fuses worse when compiled, so there the same formula is written as one multiply and
+    one add around `torch.var_mean`. Milliseconds for the depth-3, width-128 ConvNet with one group per channel (batch
+    50, 32 px, one CPU thread, torch 2.13, best of 2 eager or 4 compiled calls), as gradient / jvp of gradient. Eager
+    contiguous: kernel 143 / 693, formula 223 / 677; eager channels-last: 159 / raises, 214 / 667; compiled contiguous:
+    167 / 483, 108 / 474; compiled channels-last: 135 / raises, 109 / 368.
     """
 
     def forward(self, input: Batch) -> Batch:
@@ -52,21 +52,21 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),
 }
 POOL = (0, 0)
-"""The entry of a trunk's plan that stands for a 2×2 pooling."""
+"""The entry of the plan of a trunk that denotes a 2×2 pooling."""
 
 
 def trunk(
     channels: int, size: tuple[int, int], plan: Sequence[tuple[int, int]], norm: str, activation: str, pooling: str
 ) -> tuple[nn.Sequential, int]:
-    """Convolutions that keep the size, each with norm and activation, and poolings between them; and how many channels
-    come out.
+    """Convolutions that keep the size, each with norm and activation, and poolings between them; and the number of
+    output channels.
 
-    `plan` lists (width, kernel size) of the convolutions, and `POOL`. A pooling is left out where it would leave a
+    `plan` lists (width, kernel size) of the convolutions, and `POOL`. A pooling is omitted if it would leave a
     single row or column to another convolution, or nothing at the end, so that every image size works.
     """
     layers: list[nn.Module] = []
     shortest = min(size)
-    for place, (width, kernel) in enumerate(plan):
+    for index, (width, kernel) in enumerate(plan):
         if (width, kernel) != POOL:
             layers += [
                 nn.Conv2d(channels, width, kernel, padding=kernel // 2),
@@ -74,7 +74,7 @@ def trunk(
                 ACTIVATIONS[activation](),
             ]
             channels = width
-        elif pooling != "none" and shortest // 2 >= (1 if place == len(plan) - 1 else 2):
+        elif pooling != "none" and shortest // 2 >= (1 if index == len(plan) - 1 else 2):
             layers.append(POOLINGS[pooling]())
             shortest //= 2
     return nn.Sequential(*layers), channels
@@ -88,7 +88,7 @@ def normed(norm: str, width: int) -> list[nn.Module]:
 
 
 def check_words(norm: str = "none", activation: str = "relu", pooling: str = "none") -> None:
-    """Raise InputError for a norm, an activation or a pooling that there is not."""
+    """Raise InputError for an unknown norm, activation or pooling."""
     for kind, word, table in (
         ("norm", norm, NORMS),
         ("activation", activation, ACTIVATIONS),

@@ -22,40 +22,42 @@ from .vit import ViT
 
 
 def timm_factory(name: str) -> Callable[..., nn.Module]:
-    """A factory of timm's network `name` without trained weights, for any channels, classes and, where timm's allows
+    """A factory of timm's network `name` without trained weights, for any channels, classes and, if the network allows
     it, image size.
 
-    Raises InputError where timm cannot be imported or has no such network; the factory, for images that the network
-    cannot take.
+    Raises InputError if timm cannot be imported or has no such network; the factory does for images that the network
+    does not support.
     """
-    timm = _timm(name)
+    timm = _import_timm(name)
     if not timm.is_model(name):
         hint = suggestion(name, timm.list_models(), most=3, cutoff=0.4)
         raise InputError(f"timm has no model '{name}'.{hint} timm.list_models() lists them all.")
 
     def factory(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
         try:
-            network = _sized(timm, name, {"pretrained": False, "in_chans": channels, "num_classes": classes}, size)
-            _try(network, channels, size)
+            network = _create_for_size(
+                timm, name, {"pretrained": False, "in_chans": channels, "num_classes": classes}, size
+            )
+            _check_forward(network, channels, size)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"timm's '{name}' does not take images of {channels}×{size[0]}×{size[1]} ({error}); "
                 f"choose another network, for example 'timm:resnet18'."
             ) from error
-        return _differentiable(network)
+        return _use_math_attention(network)
 
     return factory
 
 
-def _timm(name: str) -> Any:
+def _import_timm(name: str) -> Any:
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit torch is a RuntimeError
         raise InputError(f"Model 'timm:{name}' needs timm ({error}); run pip install 'astdistill[timm]'.") from error
 
 
-def _sized(timm: Any, name: str, options: dict[str, Any], size: tuple[int, int]) -> nn.Module:
-    """The network for this image size where it is built for one, else the network as it is."""
+def _create_for_size(timm: Any, name: str, options: dict[str, Any], size: tuple[int, int]) -> nn.Module:
+    """The network for this image size if its constructor takes one, else the default network."""
     try:
         return timm.create_model(name, img_size=size, **options)
     except TypeError as error:
@@ -64,14 +66,14 @@ def _sized(timm: Any, name: str, options: dict[str, Any], size: tuple[int, int])
     return timm.create_model(name, **options)
 
 
-def _try(network: nn.Module, channels: int, size: tuple[int, int]) -> None:
-    """Run it once, so that a size too small is found now and not in the middle of a table."""
+def _check_forward(network: nn.Module, channels: int, size: tuple[int, int]) -> None:
+    """Run the network once, so that an image size that is too small is found now and not in the middle of a table."""
     with torch.no_grad():
         network.eval()(torch.zeros(1, channels, *size))
     network.train()
 
 
-def _differentiable(network: nn.Module) -> nn.Module:
+def _use_math_attention(network: nn.Module) -> nn.Module:
     """The same network with attention in its math form, since the fused one has no second derivative on a CPU."""
     for part in network.modules():
         if hasattr(part, "fused_attn"):
@@ -89,19 +91,19 @@ FAMILIES: dict[str, type[nn.Module]] = {
     "vit": ViT,
 }
 """The arguments of a network that have defaults are the options that its name may set."""
-_WORDS: dict[str, tuple[str, str]] = {
+_OPTION_OF_WORD: dict[str, tuple[str, str]] = {
     **{f"{norm.replace('none', 'no')}norm": ("norm", norm) for norm in NORMS},
     **{activation: ("activation", activation) for activation in ACTIVATIONS},
     **{f"{pooling.replace('none', 'no')}pool": ("pooling", pooling) for pooling in POOLINGS},
     "ap": ("shrinking", "avg"),
 }
-_SPELLED = {option: word for word, option in _WORDS.items()}
-_NUMBERS = {"d": "depth", "w": "width"}
+_WORD_OF_OPTION = {option: word for word, option in _OPTION_OF_WORD.items()}
+_NUMBER_OPTIONS = {"d": "depth", "w": "width"}
 
 
 @dataclass(frozen=True)
 class Name:
-    """A network's name, taken apart."""
+    """The parsed name of a network."""
 
     text: str
     family: str
@@ -110,36 +112,38 @@ class Name:
 
     def options(self, size: tuple[int, int]) -> dict[str, Any]:
         """All options, with their defaults for images of this height and width."""
-        options = _defaults(self.family) | self.said
+        options = _default_options(self.family) | self.said
         if self.family == "convnet" and "depth" not in self.said:
-            options["depth"] = _usual_depth(size, options["pooling"])
+            options["depth"] = _default_depth(size, options["pooling"])
         return options
 
     def having(self, option: str, value: Any, size: tuple[int, int]) -> str:
-        """The name of the network that differs in one option alone; the same name where it has that value already.
+        """The name of the network that differs in this option only; the same name if it has that value already.
 
-        Raises InputError where the family has no such option.
+        Raises InputError if the family has no such option.
         """
         options = self.options(size)
         if option not in options:
             raise InputError(f"'{self.text}' has no {option} to vary; its options are {', '.join(options)}.")
         if options[option] == value:
             return self.text
-        return "-".join([self.family, *(_word(name, known) for name, known in (self.said | {option: value}).items())])
+        return "-".join(
+            [self.family, *(_format_option(name, setting) for name, setting in (self.said | {option: value}).items())]
+        )
 
 
 def parse(name: str) -> Name:
-    """The name taken apart. Raises InputError for a family or a word that there is not, with the nearest."""
+    """Parse a name. Raises InputError for an unknown family or word; the message suggests the nearest."""
     family, *words = name.split("-")
     if family not in FAMILIES:
         raise unknown("model", name, model_names())
-    defaults, said = _defaults(family), {}
+    defaults, options = _default_options(family), {}
     for word in words:
-        option, value = _meaning(name, word, defaults)
-        if option in said:
-            raise InputError(f"Model '{name}' says its {option} twice ({said[option]}, {value}); say it once.")
-        said[option] = value
-    return Name(name, family, said)
+        option, value = _parse_word(name, word, defaults)
+        if option in options:
+            raise InputError(f"Model '{name}' says its {option} twice ({options[option]}, {value}); say it once.")
+        options[option] = value
+    return Name(name, family, options)
 
 
 def model_names() -> tuple[str, ...]:
@@ -167,40 +171,40 @@ def model_names() -> tuple[str, ...]:
 
 
 def instance_twin(name: str) -> str:
-    """The same network with instance norm in the place of batch norm."""
+    """The name of the same network with instance norm instead of batch norm."""
     return name.replace("batchnorm", "instancenorm")
 
 
-def _meaning(name: str, word: str, defaults: dict[str, Any]) -> tuple[str, Any]:
-    option, value = _WORDS.get(word, ("", ""))
+def _parse_word(name: str, word: str, defaults: dict[str, Any]) -> tuple[str, Any]:
+    option, value = _OPTION_OF_WORD.get(word, ("", ""))
     if number := re.fullmatch(r"([dw])([0-9]+)", word):
-        option, value = _NUMBERS[number[1]], int(number[2])
+        option, value = _NUMBER_OPTIONS[number[1]], int(number[2])
     if option not in defaults:
-        numbers = [f"{letter}{defaults[option]}" for letter, option in _NUMBERS.items() if option in defaults]
+        numbers = [f"{letter}{defaults[option]}" for letter, option in _NUMBER_OPTIONS.items() if option in defaults]
         raise unknown(
             "word",
             word,
-            [*numbers, *(word for word, (option, _) in _WORDS.items() if option in defaults)],
+            [*numbers, *(word for word, (option, _) in _OPTION_OF_WORD.items() if option in defaults)],
             where=f"for model '{name}'",
         )
     return option, value
 
 
-def _word(option: str, value: Any) -> str:
-    if option in _NUMBERS.values():
+def _format_option(option: str, value: Any) -> str:
+    if option in _NUMBER_OPTIONS.values():
         return f"{option[0]}{value}"
-    return _SPELLED[option, value]
+    return _WORD_OF_OPTION[option, value]
 
 
-def _defaults(family: str) -> dict[str, Any]:
+def _default_options(family: str) -> dict[str, Any]:
     arguments = inspect.signature(FAMILIES[family]).parameters.values()
     return {each.name: each.default for each in arguments if each.default is not inspect.Parameter.empty}
 
 
-def _usual_depth(size: tuple[int, int], pooling: str) -> int:
+def _default_depth(size: tuple[int, int], pooling: str) -> int:
     """3 up to 32 px and one more for every doubling, within what the images allow."""
-    wanted = max(3, (max(size) - 1).bit_length() - 2)
-    return max(1, min(wanted, MAX_DEPTH, deepest(size, pooling)))
+    depth = max(3, (max(size) - 1).bit_length() - 2)
+    return max(1, min(depth, MAX_DEPTH, deepest(size, pooling)))
 
 
 Factory = Callable[..., nn.Module]
@@ -208,28 +212,29 @@ Factory = Callable[..., nn.Module]
 
 
 def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
-    """A freshly initialised network, the same one for the same arguments. Leaves torch's global generator as it was.
+    """A newly initialised network, the same for the same arguments. Does not change the state of torch's global
+    generator.
 
-    A name is a family and any of its words: `convnet`, `mlp`, `lenet`, `alexnet`, `vgg11`, `resnet18` or `vit`, then
-    where the family has them `-d<depth>`, `-w<width>`, a norm, an activation, a pooling (`convnet-d4-w128-batchnorm`),
-    and `-ap` for a ResNet with average pooling in the place of strides. A ConvNet's depth, where it is not said, suits
-    the image size: 3 to 32 px, 4 to 64 px, 5 to 128 px, and no more than tiny images allow.
+    A name is a family and any of its options: `convnet`, `mlp`, `lenet`, `alexnet`, `vgg11`, `resnet18` or `vit`, then,
+    if the family has them, `-d<depth>`, `-w<width>`, a norm, an activation, a pooling (`convnet-d4-w128-batchnorm`),
+    and `-ap` for a ResNet with average pooling instead of strides. The default depth of a ConvNet depends on the image
+    size: 3 up to 32 px, 4 up to 64 px, 5 up to 128 px, and no more than tiny images allow.
 
     Args:
         model: Such a name, or `timm:<name>`, untrained, or the import path `package.module:factory` of your own
             function, or that function; see `Factory`.
-        shape: Of one image: channels, height, width in pixels.
+        shape: Channels, height and width of one image, in pixels.
         classes: K, the number of logits.
-        seed: Of the initialisation.
+        seed: The seed of the initialisation.
 
     Returns:
         A module from images `[B, C, H, W]` to logits `[B, K]`, on the CPU, in training mode.
 
     Raises:
-        InputError: For a name that makes no network, with the nearest that does.
+        InputError: The name is not that of a network; the message suggests the nearest.
     """
     if isinstance(model, str):
-        factory, name = _named(model), model
+        factory, name = _factory_from_name(model), model
     else:
         factory, name = model, getattr(model, "__qualname__", type(model).__qualname__)
     if isinstance(factory, nn.Module) or not callable(factory):
@@ -246,10 +251,10 @@ def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int,
 
 
 def _check_factory(factory: Factory, name: str) -> None:
-    """Raise InputError for a function that cannot be called as factories are."""
+    """Raise InputError for a function that does not take the arguments of a factory."""
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # of compiled code, which says nothing of its arguments
+    except (TypeError, ValueError):  # compiled code without a signature
         return
     try:
         signature.bind(channels=1, classes=2, size=(8, 8))
@@ -260,7 +265,7 @@ def _check_factory(factory: Factory, name: str) -> None:
         ) from error
 
 
-def _named(text: str) -> Factory:
+def _factory_from_name(text: str) -> Factory:
     if text.startswith("timm:"):
         return timm_factory(text.removeprefix("timm:"))
     if ":" in text:
@@ -269,7 +274,7 @@ def _named(text: str) -> Factory:
 
     def factory(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
         network = FAMILIES[name.family](channels, classes, size, **name.options(size))
-        # What FlatModel offers where it has to refuse batch norm; it sees the module and not the name.
+        # FlatModel suggests it when it refuses batch norm; it has the module, not the name.
         vars(network)["twin"] = instance_twin(text)
         return network
 

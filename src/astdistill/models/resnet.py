@@ -12,11 +12,11 @@ SHRINKINGS = ("stride", "avg")
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where channels or size change (He et al.,
+    """Two 3×3 convolutions with a shortcut, which is a 1×1 convolution where channels or size change (He et al.,
     arXiv 1512.03385).
 
-    `halve` names what halves the image: 'stride' of the first convolution and the shortcut, 'avg' for 2×2 average
-    pooling behind them, '' for nothing.
+    `halve` is how the image is halved: 'stride' of the first convolution and the shortcut, 'avg' for 2×2 average
+    pooling after them, '' for not at all.
     """
 
     def __init__(self, inputs: int, outputs: int, norm: str, activation: str, halve: str) -> None:
@@ -35,7 +35,7 @@ class Block(nn.Module):
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias),
             *normed(norm, outputs),
         )
-        conv = nn.Conv2d(inputs, outputs, 1, stride, bias=bias)  # drawn in every block
+        conv = nn.Conv2d(inputs, outputs, 1, stride, bias=bias)  # draws random numbers in every block
         self.shortcut = nn.Identity()
         if inputs != outputs or halve:
             self.shortcut = nn.Sequential(conv, pool, *normed(norm, outputs))
@@ -52,9 +52,9 @@ class ResNet18(nn.Module):
 
     Published for CIFAR: `width` 64, instance norm ('ResNet18' of the trajectory-matching papers) or batch norm
     ('ResNet18BN'). With `shrinking="avg"`, their 'AP', a 2×2 average pooling halves the image where the original takes
-    strides of 2. Different from published: the mean over all pixels stands in place of a 4×4 window or a flattened
-    grid, which crash at 64 px; convolutions have a bias where there is no norm; an image is not halved below 2 pixels.
-    PyTorch's default initialisation. Raises InputError for what makes no network.
+    strides of 2. Different from published: the mean over all pixels replaces a 4×4 window or a flattened grid,
+    which crash at 64 px; convolutions have a bias where there is no norm; an image is not halved below 2 pixels.
+    PyTorch's default initialisation. Raises InputError for invalid arguments.
     """
 
     def __init__(

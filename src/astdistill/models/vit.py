@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.inputs, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Every token, mixed with the others."""
+        """The attention output of every token."""
         parts = self.inputs(tokens).unflatten(-1, (3, self.heads, -1))
         query, key, value = (part.transpose(1, 2) for part in parts.unbind(dim=2))
         weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then two linear layers with a GELU between them, each behind a layer norm and beside a shortcut."""
+    """Attention, then two linear layers with a GELU between them, each after a layer norm and with a shortcut."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -57,10 +57,10 @@ class ViT(nn.Module):
     """`depth` layers over at most 8×8 patches, the mean over the tokens and one linear layer (Dosovitskiy et al., arXiv
     2010.11929).
 
-    No paper of trajectory matching publishes a ViT of its own; this one is small, of `width` channels in heads of 32
+    No paper of trajectory matching publishes a ViT; this one is small, of `width` channels in heads of 32
     (one head where `width` is smaller), with learned positions, without dropout, class token or buffers. Images are
     padded with zeros to a whole number of patches. PyTorch's default initialisation, and positions from N(0, 0.02²) as
-    in the paper. Raises InputError for what makes no network.
+    in the paper. Raises InputError for invalid arguments.
     """
 
     def __init__(self, channels: int, classes: int, size: tuple[int, int], depth: int = 6, width: int = 128) -> None:

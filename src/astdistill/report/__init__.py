@@ -1,5 +1,5 @@
-"""What people look at: pictures, figures, tables, and the page of a run. Names load on first use, because drawing needs
-torch and watching a run does not."""
+"""Pictures, figures, tables and the HTML page of a run. Names are imported on first use, because drawing needs torch
+and watching a run does not."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .page.page import save_page
     from .pictures import save_grid, save_textures
 
-_HOMES = {"save_grid": "pictures", "save_page": "page.page", "save_quality": "figures", "save_textures": "pictures"}
+_MODULES = {"save_grid": "pictures", "save_page": "page.page", "save_quality": "figures", "save_textures": "pictures"}
 
 __all__ = [
     "save_grid",
@@ -20,6 +20,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"astdistill.report has no '{name}'; its names are {', '.join(__all__)}.")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""Figures as files: the course of a distillation, and how smooth and how good experts are, all in one look."""
+"""Figures as files, in one style: the curves of a distillation, and the step lengths and accuracies of experts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DPI = 160
 
 
 def blank(width: float, height: float, dpi: int = DPI, laid_out: bool = True) -> Figure:
-    """An empty white figure of so many inches that lays itself out unless told not to."""
+    """An empty white figure of `width` × `height` inches, with constrained layout if `laid_out`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -43,12 +43,12 @@ def blank(width: float, height: float, dpi: int = DPI, laid_out: bool = True) ->
 
 
 def tidy(axes: Axes, title: str, x: str, y: str) -> None:
-    """Name the axes and take away what carries no data."""
+    """Label the axes and remove what carries no data."""
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK)
-    _ticks(axes)
+    _set_ticks(axes)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -57,8 +57,8 @@ def tidy(axes: Axes, title: str, x: str, y: str) -> None:
         axes.spines[side].set_color(FAINT)
 
 
-def _ticks(axes: Axes) -> None:
-    """A few ticks at round numbers, written out with thousands apart."""
+def _set_ticks(axes: Axes) -> None:
+    """Set a few ticks at round numbers, with separators of thousands."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for axis in (axes.xaxis, axes.yaxis):
@@ -80,26 +80,26 @@ def logarithmic(axes: Axes) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, whole or not at all; the bytes depend on the figure alone."""
+    """Write the figure as PNG, atomically; the bytes depend only on the figure."""
     with replacing(Path(path)) as temporary, unwarned():
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 IN_LEGENDS = 60
-"""Letters of a name there: our own descriptions of how experts were trained are longer than a class's name may be."""
+"""Maximum letters of a name in a legend; descriptions of how experts were trained are longer than a class name may
+be."""
 
 
 @contextmanager
 def unwarned() -> Iterator[None]:
-    """Draw without a warning for each sign that the font lacks: the picture shows a box in its place."""
+    """Suppress warnings about characters that the font does not have; the picture shows a box in their place."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
 
 
 def legend(axes: Axes, **options: Any) -> None:
-    """A legend whose words are no formulas, whatever dollars are in them, and that leaves out no name that begins with
-    `_`."""
+    """Draw a legend. Dollar signs do not start a formula, and names that begin with `_` are not left out."""
     handles, labels = [], []
     for artist in axes.get_lines():
         label = str(artist.get_label())
@@ -112,8 +112,7 @@ def legend(axes: Axes, **options: Any) -> None:
 
 
 SMOOTHED_OVER = 10
-"""The trend is a moving median over one part in so many of the run, because single losses depend on the segment
-drawn."""
+"""The trend is a moving median over 1/`SMOOTHED_OVER` of the run, because single losses depend on the segment drawn."""
 FEW = 30
 
 
@@ -128,7 +127,7 @@ class Curve:
 
 
 def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
-    """The values of `name` in the lines of metrics.jsonl; lines without it are passed over."""
+    """The values of `name` in the lines of metrics.jsonl; lines without it are skipped."""
     logged = [(int(line["iteration"]), line[name]) for line in lines if line.get(name) is not None]
     finite = [(iteration, float(value)) for iteration, value in logged if math.isfinite(float(value))]
     broken = [iteration for iteration, value in logged if not math.isfinite(float(value))]
@@ -148,12 +147,12 @@ def save_curves(
 
     `lines` are those of metrics.jsonl. Iterations with a loss that is not finite are ticked in red; `unmoved` is the
     loss of a student that does not move, a dashed line.
-    Raises InputError for a run without a line.
+    Raises InputError if there are no lines.
     """
-    loss, rate, tested = (curve(lines, name) for name in ("loss", "lr", validation))
+    loss, rate, accuracy = (curve(lines, name) for name in ("loss", "lr", validation))
     if not loss.values and not loss.broken:
         raise InputError("The run has logged no iteration, so there is no curve to draw; distill first.")
-    panels = 1 + learned_lr + bool(tested.values)
+    panels = 1 + learned_lr + bool(accuracy.values)
     figure = blank(4.4 * panels, 3.4)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     tidy(axes[0], loss_name.capitalize(), "iteration", "loss")
@@ -161,22 +160,22 @@ def save_curves(
     if learned_lr:
         tidy(axes[1], "Learned learning rate", "iteration", "η")
         axes[1].plot(rate.iterations, rate.values, color=COLOURS[2], linewidth=1.7)
-    if tested.values:
+    if accuracy.values:
         tidy(axes[-1], "Held-out accuracy", "iteration", "accuracy, %")
-        axes[-1].plot(tested.iterations, tested.values, "o-", color=COLOURS[1], linewidth=1.5, markersize=4)
+        axes[-1].plot(accuracy.iterations, accuracy.values, "o-", color=COLOURS[1], linewidth=1.5, markersize=4)
     span = [line["iteration"] for line in lines]
-    room = max(1.0, 0.03 * (max(span) - min(span)))
-    for each in axes:
-        each.set_xlim(min(span) - room, max(span) + room)
-        each.xaxis.get_major_locator().set_params(integer=True)
+    margin = max(1.0, 0.03 * (max(span) - min(span)))
+    for panel in axes:
+        panel.set_xlim(min(span) - margin, max(span) + margin)
+        panel.xaxis.get_major_locator().set_params(integer=True)
     save(figure, Path(path))
 
 
 def draw_loss(axes: Axes, loss: Curve, unmoved: float | None = None) -> None:
-    """Every loss as a faint dot, the trend as a line, broken iterations as red ticks at the bottom, and a dashed line
-    where a student that does not move is."""
-    few = len(loss.values) <= FEW
-    if few:
+    """Draw every loss as a faint dot, the trend as a line, broken iterations as red ticks at the bottom, and a dashed
+    line at the loss of a student that does not move."""
+    short = len(loss.values) <= FEW
+    if short:
         axes.plot(loss.iterations, loss.values, "o", color=COLOURS[0], markersize=4, alpha=1, linewidth=0)
         axes.plot(loss.iterations, loss.values, color=COLOURS[0], linewidth=1.7)
     else:
@@ -204,27 +203,27 @@ def draw_loss(axes: Axes, loss: Curve, unmoved: float | None = None) -> None:
 
 
 def draw_unmoved(axes: Axes, unmoved: float | None) -> None:
-    """A dashed line at the loss of a student that does not move, if that is known; the axis then begins at 0."""
+    """Draw a dashed line at the loss of a student that does not move, if it is known; the axis then begins at 0."""
     if unmoved is None:
         return
-    told = "no progress: the student does not move"
-    axes.axhline(unmoved, color=COLOURS[1], linestyle="--", linewidth=1.2, label=told)
+    label = "no progress: the student does not move"
+    axes.axhline(unmoved, color=COLOURS[1], linestyle="--", linewidth=1.2, label=label)
     axes.set_ylim(0, max(axes.get_ylim()[1], 1.08 * unmoved))
 
 
 def smoothed_over(count: int) -> int:
-    """How many of `count` values each median of the trend is of."""
+    """The window of the trend's moving median for `count` values."""
     return 2 * max(1, count // SMOOTHED_OVER // 2 + 1) + 1
 
 
 def trend(values: Sequence[float]) -> list[float]:
-    """The moving median of the values, as many of them."""
+    """The moving median of the values, of the same length."""
     half = smoothed_over(len(values)) // 2
     return [float(np.median(values[max(0, index - half) : index + half + 1])) for index in range(len(values))]
 
 
 FEW_EPOCHS = 12
-"""Up to so many epochs every one is marked by a dot."""
+"""Up to this number of epochs, every epoch is marked by a dot."""
 
 
 def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) -> None:
@@ -235,7 +234,7 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
     no expert or experts of different length.
     """
     for name, curves in stores.items():
-        _check(name, curves)
+        _check_lengths(name, curves)
     figure = blank(9.2, 3.7)
     steps, accuracy = figure.subplots(1, 2)
     tidy(steps, "How far an expert moves in one epoch", "epoch", "‖θ$_e$ − θ$_{e-1}$‖²,  log scale")
@@ -243,10 +242,10 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
     for number, (name, curves) in enumerate(stores.items()):
         label = f"{name} (n = {len(curves)})"
         band(steps, [curve.step_squared for curve in curves], colour(number), "-", label, of_logarithm=True)
-        for which, line in (("test", "-"), ("train", "--")):
-            values, label = [getattr(curve, f"{which}_accuracy") for curve in curves], which
+        for split, line in (("test", "-"), ("train", "--")):
+            values, label = [getattr(curve, f"{split}_accuracy") for curve in curves], split
             if len(stores) > 1:
-                label = f"{name}, {which}"
+                label = f"{name}, {split}"
             if all(values):
                 band(accuracy, values, colour(number), line, label)
     logarithmic(steps)
@@ -260,20 +259,20 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
 
 
 def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
-    """One row a store: experts, epochs, last accuracies, and the smallest and largest mean squared step over the
+    """One row per store: experts, epochs, last accuracies, and the smallest and largest mean squared step over the
     epochs."""
-    shown = Table(
+    table = Table(
         caption="Last epoch, mean ± standard deviation over experts; squared step: range over epochs of the mean.",
         caption_justify="left",
     )
-    shown.add_column("experts")
+    table.add_column("experts")
     for column in ("n", "epochs", "test, %", "train, %", "squared step"):
-        shown.add_column(column, justify="right")
+        table.add_column(column, justify="right")
     for name, curves in stores.items():
-        _check(name, curves)
+        _check_lengths(name, curves)
         steps = np.array([curve.step_squared for curve in curves]).mean(axis=0)
         tested, trained = ([values[-1] for values in lists if values] for lists in _accuracies(curves))
-        shown.add_row(
+        table.add_row(
             name,
             str(len(curves)),
             str(len(steps)),
@@ -281,59 +280,59 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
             spread(trained),
             f"{steps.min():.2g} – {steps.max():.2g}",
         )
-    return shown
+    return table
 
 
 def epoch_table(name: str, curves: Sequence[ExpertCurve]) -> Table:
-    """One row an epoch 1 … E: train and test accuracy in percent and squared step length, mean ± standard deviation
+    """One row per epoch 1 … E: train and test accuracy in percent and squared step length, mean ± standard deviation
     over the experts.
 
     An accuracy is left out (–) unless every expert has it. Raises InputError for no expert or experts of different
     length.
     """
-    _check(name, curves)
+    _check_lengths(name, curves)
     n = len(curves)
-    over = "n = 1 expert, so no deviation"
+    note = "n = 1 expert, so no deviation"
     if n > 1:
-        over = f"mean ± standard deviation over n = {n} experts"
-    shown = Table(caption=f"{name}: {over}; squared step: ‖θ_e − θ_(e−1)‖².", caption_justify="left")
+        note = f"mean ± standard deviation over n = {n} experts"
+    table = Table(caption=f"{name}: {note}; squared step: ‖θ_e − θ_(e−1)‖².", caption_justify="left")
     for column in ("epoch", "train, %", "test, %", "squared step"):
-        shown.add_column(column, justify="right")
+        table.add_column(column, justify="right")
     tested, trained = _accuracies(curves)
     for epoch in range(len(curves[0].step_squared)):
-        shown.add_row(
+        table.add_row(
             str(epoch + 1),
             spread(_in_epoch(trained, epoch)),
             spread(_in_epoch(tested, epoch)),
             _step_spread([curve.step_squared[epoch] for curve in curves]),
         )
-    return shown
+    return table
 
 
 def _accuracies(curves: Sequence[ExpertCurve]) -> tuple[list[list[float]], list[list[float]]]:
-    """Test and train accuracies of each expert; empty where they were not measured, as of imported experts."""
+    """Test and train accuracies of each expert; empty if they were not measured, as for imported experts."""
     return [curve.test_accuracy for curve in curves], [curve.train_accuracy for curve in curves]
 
 
 def _in_epoch(lists: Sequence[Sequence[float]], epoch: int) -> list[float]:
-    """The accuracy of each expert after that epoch; none unless every expert has it."""
+    """The accuracy of each expert after that epoch; empty unless every expert has it."""
     if not all(lists):
         return []
     return [values[epoch] for values in lists]
 
 
-def _check(name: str, curves: Sequence[ExpertCurve]) -> None:
+def _check_lengths(name: str, curves: Sequence[ExpertCurve]) -> None:
     lengths = {
         len(values or curve.step_squared)
         for curve in curves
         for values in (curve.step_squared, curve.test_accuracy, curve.train_accuracy)
     }
     if len(lengths) != 1 or 0 in lengths:
-        held = "no expert"
+        found = "no expert"
         if curves:
-            held = f"curves of {', '.join(map(str, sorted(lengths)))} epochs"
+            found = f"curves of {', '.join(map(str, sorted(lengths)))} epochs"
         raise InputError(
-            f"The store '{name}' holds {held}; give finished experts that were trained for the same number of epochs."
+            f"The store '{name}' holds {found}; give finished experts that were trained for the same number of epochs."
         )
 
 
@@ -363,7 +362,7 @@ def colour(number: int) -> str:
 
 
 def _step_spread(steps: Sequence[float]) -> str:
-    """Significant digits instead of decimals, because steps range from hundredths to tens."""
+    """Format with significant digits instead of decimals, because steps range from hundredths to tens."""
     mean = f"{np.mean(steps):.3g}"
     if len(steps) < 2:
         return mean

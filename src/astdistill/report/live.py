@@ -1,5 +1,5 @@
-"""How a run stands, from what is plain JSON in its folder: settings, progress, metrics. Nothing here imports torch, so
-that `astdistill watch` starts at once."""
+"""The state of a run, from the plain JSON files in its folder: settings, progress, metrics. Nothing here imports torch,
+so that `astdistill watch` starts at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.status import Status, alive, read_status
 
 
 def read_if_there(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file."""
+    """Read the object in a JSON file; empty if there is no such file."""
     if not path.exists():
         return {}
     return read_json(path)
@@ -35,57 +35,60 @@ class ExpertProgress:
     accuracies: tuple[float, ...]
 
 
-def _sound_epoch(line: dict[str, Any]) -> bool:
-    """Whether a line of a store's log says which expert was tested after which epoch."""
+def _is_valid_epoch(line: dict[str, Any]) -> bool:
+    """Whether a line of a store's log has a valid expert, epoch and test accuracy."""
     return int(line["expert"]) >= 0 <= int(line["epoch"]) and 0 <= float(line["test_accuracy"]) <= 100
 
 
 def expert_progress(folder: Path, config: dict[str, Any], data: str | None) -> ExpertProgress | None:
-    """How far the experts are that the run in `folder`, of these settings and on the data of that fingerprint, takes;
-    None where their store is not begun, or is not seen from here."""
-    store = _store_of(folder, config, data)
+    """Progress of the experts of the run in `folder`, with the settings `config`, on data with the fingerprint `data`;
+    None if their store does not exist yet, or is not found."""
+    store = _find_store(folder, config, data)
     if store is None:
         return None
-    count, each = int(config["experts"]["count"]), _epochs(config)
-    last = {line["expert"]: line for line in read_lines(store / "log.jsonl", _sound_epoch) if line["expert"] < count}
+    count, epochs_each = int(config["experts"]["count"]), _epochs_per_expert(config)
+    last = {line["expert"]: line for line in read_lines(store / "log.jsonl", _is_valid_epoch) if line["expert"] < count}
     numbers = [int(path.stem) for path in store.glob("*.safetensors") if path.stem.isdigit()]
-    # One that stopped early has its file, and is on its way to a later epoch where its rows are being written again.
+    # An expert that stopped early has a file; it is being trained further if its rows are being written again.
     under_way = {int(path.parent.name.partition(".")[0]) for path in store.glob("*.partial/rows.bin")}
     finished = {number for number in numbers if number < count} - under_way
-    epochs = len(finished) * each + sum(
+    epochs = len(finished) * epochs_each + sum(
         int(line["epoch"]) + 1 for expert, line in last.items() if expert not in finished
     )
     accuracies = tuple(float(last[expert]["test_accuracy"]) for expert in sorted(last))
-    return ExpertProgress(len(finished), count, min(epochs, count * each), count * each, accuracies)
+    return ExpertProgress(len(finished), count, min(epochs, count * epochs_each), count * epochs_each, accuracies)
 
 
-def _epochs(config: dict[str, Any]) -> int:
-    """How many epochs each expert is trained for, which a run notes as a number."""
-    stop, whole = config["experts"].get("stop_after"), int(config["method"]["expert"]["epochs"])
+def _epochs_per_expert(config: dict[str, Any]) -> int:
+    """The number of epochs that each expert is trained for, which a run saves as a number."""
+    stop, recipe_epochs = config["experts"].get("stop_after"), int(config["method"]["expert"]["epochs"])
     if isinstance(stop, int):
         return stop
-    return whole
+    return recipe_epochs
 
 
-def _store_of(folder: Path, config: dict[str, Any], data: str | None) -> Path | None:
-    """The folder whose experts are of the recipe, network, data, seed and type that the run names."""
-    wanted = {
+def _find_store(folder: Path, config: dict[str, Any], data: str | None) -> Path | None:
+    """The folder whose experts have the recipe, network, data, seed and dtype of the run; None if it is not found."""
+    identity = {
         "recipe": config["method"]["expert"],
         "model": config["model"],
         "fingerprint": data,
         "seed": config["experts"]["seed"],
         "dtype": config["experts"]["dtype"],
     }
-    # A relative store is meant from where the run was started, which is often a folder above the run's.
+    # A relative path is relative to the folder where the run was started, which is often a parent of the run folder.
     for root in (Path(), *folder.resolve().parents):
         for recipe in sorted((root / config["experts"]["store"]).glob("*/recipe.json")):
-            if recipe.parent.name == config["experts"].get("imported") or wanted.items() <= _identity(recipe).items():
+            if (
+                recipe.parent.name == config["experts"].get("imported")
+                or identity.items() <= _read_identity(recipe).items()
+            ):
                 return recipe.parent
     return None
 
 
-def _identity(recipe: Path) -> dict[str, Any]:
-    """Whose experts a store says that it holds; empty where it cannot be read."""
+def _read_identity(recipe: Path) -> dict[str, Any]:
+    """The identity of the experts in a store; empty if it cannot be read."""
     try:
         identity = read_json(recipe).get("identity", {})
     except InputError:
@@ -97,10 +100,10 @@ def _identity(recipe: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LiveRun:
-    """How the run in a folder stands; None or empty for what it has not. A file is read when it is first asked for, and
-    once.
+    """The state of the run in a folder; properties are None or empty for what it does not have. Each file is read once,
+    when it is first needed.
 
-    Properties raise InputError for a file that holds something else than it should.
+    Properties raise InputError for a file with unexpected content.
     """
 
     dir: RunDir
@@ -108,7 +111,7 @@ class LiveRun:
 
     @classmethod
     def of(cls, folder: str | Path) -> Self:
-        """The reader of any folder, under its own name."""
+        """The reader of any folder, with the name of that folder."""
         return cls(RunDir(folder), Path(folder).resolve().name)
 
     @cached_property
@@ -121,7 +124,7 @@ class LiveRun:
 
     @property
     def has_experts(self) -> bool:
-        """Whether its method trains experts, as it does where the settings say nothing."""
+        """Whether its method trains experts; True if the settings do not state it."""
         return self._method.get("expert", {}) is not None
 
     @property
@@ -130,11 +133,11 @@ class LiveRun:
 
     @property
     def place(self) -> str:
-        """The folder, as a page may name it."""
+        """The folder, as a page may show it."""
         return as_shown(self.dir.folder)
 
     def word(self, verb: str) -> str:
-        """`astdistill VERB <this run>`, to be typed."""
+        """The command `astdistill VERB <this run>`."""
         return shlex.join(["astdistill", verb, self.place])
 
     @cached_property
@@ -143,32 +146,32 @@ class LiveRun:
 
     @property
     def status(self) -> Status | None:
-        """What the process that is at work on it has last said of it."""
+        """The last status that the process of the run has written."""
         return self._live[0]
 
     @property
     def process(self) -> dict[str, Any]:
-        """That process: pid, host, command, and when it began."""
+        """The process of the run: pid, host, command, and start time."""
         return self._live[1]
 
     @property
     def running(self) -> bool:
-        """Whether a process is at work on it, as far as can be told from here."""
+        """Whether a process works on the run, as far as this machine can find out."""
         return self.status is not None and alive(self.process)
 
     @cached_property
     def finished(self) -> bool:
-        """Whether the last process that was at it said that it is done."""
+        """Whether the last process of the run has reported that it is done."""
         return self.status is None and self.dir.synthetic.exists()
 
     @property
     def ended(self) -> bool:
-        """Whether that process is done, or did not end well."""
+        """Whether the last process of the run is done, or has failed."""
         return self.finished or (self.status is not None and not self.running)
 
     @cached_property
     def expert_progress(self) -> ExpertProgress | None:
-        """How far its experts are; None where their store is not begun, or not seen from here."""
+        """Progress of its experts; None if their store does not exist yet, or is not found."""
         data = read_if_there(self.dir.provenance).get("data")
         if not self.has_experts:
             return None

@@ -1,4 +1,5 @@
-"""The distilled images as pictures: whitening undone, every pixel a crisp square; and textures as files to be tiled."""
+"""Distilled images as pictures, with whitening undone and every pixel as a sharp square; textures as files that can be
+tiled."""
 
 from __future__ import annotations
 
@@ -24,20 +25,21 @@ DPI = 100
 MARGIN, GAP, BETWEEN = 16, 3, 14
 """Output pixels around everything, between images, between classes."""
 IMAGE_SIZES = (20, 128), (200, 96), (math.inf, 56)
-"""About how many output pixels an image is wide, by how many images there are at most."""
+"""Approximate width of an image in output pixels, by the maximum number of images."""
 LONGEST_STRIP = 10
-"""Images of one class side by side before the next line."""
+"""Maximum number of images of one class in a line."""
 SMALLEST_FONT, LARGEST_FONT = 8.0, 13.0
 FAINT = 0.25
-"""Of the range from black to white: a set whose images all have less contrast is stretched to be seen."""
+"""Fraction of the range from black to white. If all images of a set have less contrast, they are stretched to be
+visible."""
 STRETCHED = "These images have hardly any contrast: each is shown from its smallest value, black, to its largest, white"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything lies, in output pixels from the top left; a strip holds the images of one class and its name.
+    """Positions in output pixels from the top left. A strip holds the images of one class and its name.
 
-    `label_left` and `label_top` are the room for the name; one of them is 0.
+    `label_left` and `label_top` are the space for the name; one of them is 0.
     """
 
     cell: int
@@ -58,7 +60,7 @@ class Layout:
 
     @property
     def between_rows(self) -> int:
-        """Classes of one line of images each may stand as close as images do."""
+        """The space between rows. Classes with one line of images each may be as close as images are."""
         if self.label_left and self.strip_rows == 1:
             return GAP
         return BETWEEN
@@ -84,14 +86,14 @@ class Layout:
 
 
 def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = None, tiles: int = 1) -> None:
-    """Write all images of the set as one PNG, grouped by class, under the class's name or (several per class) beside
+    """Write all images of the set as one PNG, grouped by class, under the class's name or (several per class) next to
     it.
 
-    One channel is shown grey, three as RGB, any other number as the grey mean over its channels. Pixels are undone from
-    whitening, clipped, and enlarged by a whole factor without smoothing. Where no image has more contrast than FAINT,
-    as those of unit norm, each is stretched to its whole range, and the picture says so. `columns` is how many classes
-    stand side by side; None chooses. Each image is shown `tiles` × `tiles` times without a gap, as textures are laid.
-    Raises InputError for `columns` below 1.
+    One channel is shown grey, three as RGB, any other number as the grey mean over its channels. Whitening is undone,
+    and pixels are clipped and enlarged by an integer factor without smoothing. If no image has more contrast than
+    FAINT, as in sets of images of unit norm, each is stretched to its whole range, and the picture says so. `columns`
+    is the number of classes per row; None chooses it. Each image is shown `tiles` × `tiles` times without a gap, to
+    show textures. Raises InputError for `columns` below 1.
     """
     if columns is not None and columns < 1:
         raise InputError(f"{columns} columns were asked for; give at least 1, or leave it out.")
@@ -101,12 +103,12 @@ def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = N
 
 
 def visible(pixels: Images) -> Images:
-    """Images in [0, 1] as people can see them: of a faint set each is stretched to its whole range."""
+    """Images in [0, 1] for display: those of a faint set are each stretched to their whole range."""
     return stretched(pixels) if faint(pixels) else pixels
 
 
 def faint(pixels: Images) -> bool:
-    """Whether no image has more contrast than FAINT, and one at least has some: next to nothing can be seen of them."""
+    """Whether no image has more contrast than FAINT, and at least one has some: then almost nothing is visible."""
     contrast = float((pixels.amax(dim=(1, 2, 3)) - pixels.amin(dim=(1, 2, 3))).max())
     return 0 < contrast < FAINT
 
@@ -120,8 +122,8 @@ def stretched(images: Images) -> Images:
 def save_labelled(
     pixels: Images, classes: Sequence[str], path: str | Path, columns: int | None = None, note: str = ""
 ) -> None:
-    """The same of any images in [0, 1], as they are, as many of each of `classes`, grouped by class; `note` is one line
-    below them."""
+    """Write a PNG of any images in [0, 1] without stretching them. They are grouped by class, with equally many images
+    of each of `classes`; `note` is one line below them."""
     names, ipc = [shown_name(name) for name in classes], len(pixels) // len(classes)
     layout = arrange(
         len(names), ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns
@@ -130,7 +132,7 @@ def save_labelled(
 
 
 def save_picture(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
-    """Write one image as PNG at its own size, whole or not at all; grey ones of a single channel."""
+    """Write one image as PNG at its own size, atomically; grey images have a single channel."""
     from PIL import Image
 
     if (pixels == pixels[..., :1]).all():
@@ -145,10 +147,10 @@ def sheet(pixels: Images, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int | None = None) -> Layout:
-    """Where `classes` × `ipc` images of `size` pixels go; `name_width` is the longest name at the largest font, in
-    output pixels."""
-    wanted = next(width for most, width in IMAGE_SIZES if classes * ipc <= most)
-    cell = size * max(1, round(wanted / size))
+    """The layout of `classes` × `ipc` images of `size` pixels; `name_width` is the width of the longest name at the
+    largest font, in output pixels."""
+    target = next(width for most, width in IMAGE_SIZES if classes * ipc <= most)
+    cell = size * max(1, round(target / size))
     strip = min(ipc, LONGEST_STRIP)
     left, top = math.ceil(name_width) + 12, 0
     if ipc == 1:
@@ -159,10 +161,10 @@ def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int |
 
     if columns is not None:
         return with_columns(min(columns, classes))
-    even = [count for count in range(1, classes + 1) if classes % count == 0]
-    if not any(0.6 <= with_columns(count).width / with_columns(count).height <= 2.6 for count in even):
-        even = list(range(1, classes + 1))
-    return min(map(with_columns, even), key=lambda layout: abs(math.log(layout.width / layout.height / 1.3)))
+    counts = [count for count in range(1, classes + 1) if classes % count == 0]
+    if not any(0.6 <= with_columns(count).width / with_columns(count).height <= 2.6 for count in counts):
+        counts = list(range(1, classes + 1))
+    return min(map(with_columns, counts), key=lambda layout: abs(math.log(layout.width / layout.height / 1.3)))
 
 
 def colours(pixels: Images) -> UInt8[np.ndarray, "N H W 3"]:
@@ -190,52 +192,53 @@ def _draw(
     for label, name in enumerate(names):
         left, top = layout.strip(label)
         if layout.label_left:
-            x, y, across = left + layout.label_left - 9, top + layout.strip_height / 2, "right"
+            x, y, alignment = left + layout.label_left - 9, top + layout.strip_height / 2, "right"
         else:
-            x, y, across = left + layout.cell / 2, top + layout.label_top / 2 - 1, "center"
-        text, size = _fitting(name, layout.label_left or layout.cell + BETWEEN - 4)
+            x, y, alignment = left + layout.cell / 2, top + layout.label_top / 2 - 1, "center"
+        text, size = _fit_text(name, layout.label_left or layout.cell + BETWEEN - 4)
         figure.text(
             x / layout.width,
             1 - y / layout.height,
             text,
             fontsize=size * 72 / DPI,
-            ha=across,
+            ha=alignment,
             va="center_baseline",
             color=INK,
             parse_math=False,
         )
     if note:
-        text, size = _fitting(note, layout.width - 2 * MARGIN)
+        text, size = _fit_text(note, layout.width - 2 * MARGIN)
         left, middle = MARGIN / layout.width, MARGIN / 2 / layout.height
         figure.text(left, middle, text, fontsize=min(size, 10.5) * 72 / DPI, va="center_baseline", color=INK)
     save(figure, path)
 
 
-def _fitting(name: str, room: float) -> tuple[str, float]:
-    """The name and its font size in output pixels: smaller where it must be, and cut short where that is not enough."""
-    size = min(LARGEST_FONT, LARGEST_FONT * room / max(1.0, _text_width(name, LARGEST_FONT)))
+def _fit_text(name: str, width: float) -> tuple[str, float]:
+    """The name and its font size in output pixels: smaller if needed, and shortened if that is not enough."""
+    size = min(LARGEST_FONT, LARGEST_FONT * width / max(1.0, _text_width(name, LARGEST_FONT)))
     if size >= SMALLEST_FONT:
         return name, size
-    fits = bisect_right(range(len(name)), room, lo=1, key=lambda count: _text_width(f"{name[:count]}…", SMALLEST_FONT))
+    fits = bisect_right(range(len(name)), width, lo=1, key=lambda count: _text_width(f"{name[:count]}…", SMALLEST_FONT))
     return f"{name[: max(2, fits - 1)].rstrip()}…", SMALLEST_FONT
 
 
-@lru_cache(maxsize=4096)  # names are measured again and again to find what fits
+@lru_cache(maxsize=4096)  # names are measured repeatedly to find what fits
 def _text_width(text: str, size: float) -> float:
     """Output pixels that `text` takes at a font of `size` output pixels."""
     from matplotlib.textpath import TextPath
 
     with unwarned():
         path = TextPath((0, 0), text or " ", size=size, usetex=False)
-    if not len(path.vertices):  # nothing to be seen
+    if not len(path.vertices):  # nothing is visible
         return 0.0
     return float(path.get_extents().width)
 
 
 def save_textures(synthetic: SyntheticSet, folder: str | Path, tiles: int = 3) -> list[Path]:
-    """Write `folder`/<class number>-<class>-<number>.png for every canvas, and `tiled.png`; the paths, the sheet last.
+    """Write `folder`/<class number>-<class>-<number>.png for every canvas, and `tiled.png`. Returns the paths, that of
+    `tiled.png` last.
 
-    A texture is k H × k W pixels of 8 bits, with whitening undone, and its opposite sides fit each other. The sheet
+    A texture has k H × k W pixels of 8 bits, with whitening undone, and its opposite sides fit each other. `tiled.png`
     shows each one `tiles` × `tiles` times, under its class's name. Raises InputError, with nothing written, for
     ordinary images and for `tiles` below 1.
     """

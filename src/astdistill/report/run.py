@@ -1,5 +1,4 @@
-"""The one reader of run folders: what a run says of itself, finished or under way. The page, comparisons and `watch`
-read it."""
+"""The reader of run folders, finished or in progress, that the page, comparisons and `watch` use."""
 
 from __future__ import annotations
 
@@ -32,32 +31,33 @@ from .whose import outdated, said, sets_of
 
 Value = TypeVar("Value")
 MARKS = (RunDir.config, RunDir.synthetic, RunDir.metrics, RunDir.state)
-"""One of these makes a folder a run."""
+"""A folder with one of these files is a run."""
 
 
 @dataclass(frozen=True)
 class RunReader(LiveRun):
-    """All that a run folder says, its images and scores included; None or empty for what it has not."""
+    """All contents of a run folder, including its images and scores; properties are None or empty for what it does not
+    have."""
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        known = read_if_there(self.dir.provenance)
-        if not known and self.synthetic is not None:
-            known = self.synthetic.provenance
-        if wrong := _misnoted(known):
+        entries = read_if_there(self.dir.provenance)
+        if not entries and self.synthetic is not None:
+            entries = self.synthetic.provenance
+        if invalid := _invalid_entry(entries):
             raise InputError(
-                f"{self.dir.folder} does not say where it was made ('{wrong}' is not of its kind); restore its "
+                f"{self.dir.folder} does not say where it was made ('{invalid}' is not of its kind); restore its "
                 "provenance.json, or move it away."
             )
-        return known
+        return entries
 
     @cached_property
     def description(self) -> Description | None:
-        """What was read of the data; None for runs of earlier versions, and sets without a run."""
-        known = read_if_there(self.dir.provenance).get(DESCRIPTION)
-        if known is None:
+        """The description of the data; None for runs of earlier versions, and for sets without a run."""
+        saved = read_if_there(self.dir.provenance).get(DESCRIPTION)
+        if saved is None:
             return None
-        return read_as(Description, known, self.dir.provenance, "what was read of the data")
+        return read_as(Description, saved, self.dir.provenance, "what was read of the data")
 
     @cached_property
     def synthetic(self) -> SyntheticSet | None:
@@ -71,14 +71,14 @@ class RunReader(LiveRun):
 
     @cached_property
     def evaluations(self) -> dict[str, Scores]:
-        """Evaluations of the set by the name of their folder, the first of them the one to show; those of an earlier
-        set are left out."""
-        read = self._evaluated(RunDir.scores, Scores.read)
+        """Evaluations of the set by the name of their folder, first the main one; those of an earlier set are left
+        out."""
+        read = self._read_evaluations(RunDir.scores, Scores.read)
         return {name: scores for name, scores in read.items() if scores.architecture}
 
     @cached_property
     def outdated(self) -> dict[str, str]:
-        """By the folders of evaluations that are of an earlier set than the run has now, a sentence that says so."""
+        """A message for each evaluation of an earlier set than the current one, by the name of its folder."""
         found = [RunDir(path.parent) for path in self.dir.evaluated(RunDir.scores)]
         return {
             each.folder.name: said(as_shown(each.folder), self.word("evaluate"))
@@ -88,7 +88,7 @@ class RunReader(LiveRun):
 
     @property
     def scores(self) -> Scores | None:
-        """The run's own evaluation, or where it has none the latest one."""
+        """The evaluation in the run folder, or else the latest one; None if there is none."""
         return next(iter(self.evaluations.values()), None)
 
     @property
@@ -98,29 +98,30 @@ class RunReader(LiveRun):
 
     @cached_property
     def ranking(self) -> dict[str, Ranking]:
-        """By the name of the evaluation's folder; so is the next."""
-        return self._evaluated(RunDir.ranking, Ranking.read)
+        """DD-Ranking scores by the name of the evaluation's folder."""
+        return self._read_evaluations(RunDir.ranking, Ranking.read)
 
     @cached_property
     def arriving(self) -> dict[str, Continual]:
-        return self._evaluated(RunDir.continual, Continual.read)
+        """Class-incremental learning results by the name of the evaluation's folder."""
+        return self._read_evaluations(RunDir.continual, Continual.read)
 
-    def _evaluated(self, name: str, read: Callable[[Path], Value]) -> dict[str, Value]:
-        """What evaluations of the present set left in the files of that name, by the name of their folder."""
-        found = [path for path in self.dir.evaluated(name) if path.parent.name not in self.outdated]
-        return {path.parent.name: read(path) for path in found}
+    def _read_evaluations(self, name: str, read: Callable[[Path], Value]) -> dict[str, Value]:
+        """Read the files called `name` of the evaluations of the current set, by the name of their folder."""
+        paths = [path for path in self.dir.evaluated(name) if path.parent.name not in self.outdated]
+        return {path.parent.name: read(path) for path in paths}
 
     @cached_property
     def frames(self) -> list[Frame]:
-        """The course of the images up to and including the set that was saved."""
-        course, synthetic = read_course(self.dir.folder), self.synthetic
+        """The snapshots of the images, up to and including the saved set."""
+        snapshots, synthetic = read_course(self.dir.folder), self.synthetic
         if synthetic is None:
-            return course
+            return snapshots
         last = synthetic.provenance.get("iteration")
         if last is None:
-            last = max((frame.iteration + 1 for frame in course), default=0)
+            last = max((frame.iteration + 1 for frame in snapshots), default=0)
         last = int(last)
-        return [frame for frame in course if frame.iteration < last] + [Frame.of(synthetic, last)]
+        return [frame for frame in snapshots if frame.iteration < last] + [Frame.of(synthetic, last)]
 
     @cached_property
     def start(self) -> StartMap | None:
@@ -128,12 +129,12 @@ class RunReader(LiveRun):
 
     @cached_property
     def experts(self) -> StoreCurves | None:
-        """The curves of the experts that were followed."""
+        """The curves of the experts that were used."""
         return read_experts(self.dir.folder)
 
     @property
     def published(self) -> Published:
-        """The figure that the run is to be compared with."""
+        """The published accuracy that the run is compared with."""
         return Published.model_validate(self.config.get("published") or {})
 
     @property
@@ -145,62 +146,63 @@ class RunReader(LiveRun):
 
     @property
     def ending(self) -> str:
-        """What the last frame is: the end of the run, or the set that held-out images chose."""
+        """Caption of the last frame: the end of the run, or the set that was chosen on held-out images."""
         if self.dir.last.exists():
             return "chosen on held-out images"
         return "final"
 
     @property
     def method(self) -> str:
-        own = self._method.get("name")
+        name = self._method.get("name")
         if self.synthetic is not None:
-            own = self.synthetic.method
-        return own or "unknown method"
+            name = self.synthetic.method
+        return name or "unknown method"
 
     @property
     def step(self) -> type[OuterStep]:
-        """What its outer steps were, as far as its settings say so: one of another package may not be here."""
-        return self._step[0]
+        """The class of its outer steps; `OuterStep` if it is unknown, for example because its package is not
+        installed."""
+        return self._step_and_error[0]
 
     @property
     def ignores(self) -> tuple[str, ...]:
-        """Settings, or the beginnings of their names, that its method does not read, as far as it is known."""
+        """Settings, or prefixes of their names, that its method does not read, as far as they are known."""
         if self.step.needs_experts or self._method.get("expert") is not None:
             return self.step.ignores
         return (*self.step.ignores, *OF_EXPERTS)
 
     @property
     def step_refused(self) -> str:
-        """Why it is not known what the outer steps were, in one sentence; '' where it is."""
-        return self._step[1]
+        """Why the class of the outer steps is unknown, in one sentence; '' if it is known."""
+        return self._step_and_error[1]
 
     @cached_property
-    def _step(self) -> tuple[type[OuterStep], str]:
-        named = self._method.get("step")
-        if named is None:
+    def _step_and_error(self) -> tuple[type[OuterStep], str]:
+        settings = self._method.get("step")
+        if settings is None:
             return TrajectoryMatching, ""
         try:
-            kind = find_component(str(named["part"]))
+            kind = find_component(str(settings["part"]))
         except InputError as error:
             return OuterStep, str(error)
         except (KeyError, TypeError):
             return OuterStep, f"{self.dir.config} does not name the outer step."
         if isinstance(kind, type) and issubclass(kind, OuterStep):
             return kind, ""
-        return OuterStep, f"{self.dir.config} names an outer step that is none, '{named['part']}'."
+        return OuterStep, f"{self.dir.config} names an outer step that is none, '{settings['part']}'."
 
     @cached_property
     def unmoved(self) -> float | None:
-        """The loss of a student that does not move; None where it is not known."""
+        """The loss of a student that does not move; None if it is unknown."""
         if not self._method:
             return None
-        with suppress(ValueError):  # settings of another package's components, which may not be here
+        with suppress(ValueError):  # settings of components from a package that may not be installed
             return unmoved_loss(Method.model_validate(self._method))
         return None
 
     @property
     def seconds(self) -> float:
-        """What all its stages took, in all calls; 0 where that was not kept."""
+        """Seconds of all stages, over all calls; 0 if they were not recorded."""
         return sum(float(line["seconds"]) for line in self.clock if "stage" in line)
 
     @property
@@ -211,15 +213,15 @@ class RunReader(LiveRun):
 
     @property
     def fingerprint(self) -> str:
-        """Of the data that it was made on; '' where it does not say."""
-        own = str(self.provenance.get("data") or "")
-        if not own and self.synthetic is not None:
-            own = self.synthetic.fingerprint
-        return own
+        """Fingerprint of the data; '' if it is unknown."""
+        fingerprint = str(self.provenance.get("data") or "")
+        if not fingerprint and self.synthetic is not None:
+            fingerprint = self.synthetic.fingerprint
+        return fingerprint
 
     @property
     def learns_lr(self) -> bool:
-        """Whether η was learned, as it is where the settings say nothing. Raises InputError where they are damaged."""
+        """Whether η was learned; True if the settings do not state it. Raises InputError if they are damaged."""
         learned = self._method.get("learn", ["lr"])
         if not isinstance(learned, list | tuple):
             raise InputError(f"{self.dir.config} says {learned!r} of what was learned, which is no list of names.")
@@ -239,7 +241,7 @@ def unmoved_loss(method: Method) -> float | None:
 
 
 def read_run(folder: str | Path) -> RunReader:
-    """The run in `folder`. Raises InputError with one sentence where there is none."""
+    """The run in `folder`. Raises InputError with one sentence if there is none."""
     folder = Path(folder)
     if any((folder / mark).exists() for mark in MARKS):
         return RunReader.of(folder)
@@ -258,12 +260,12 @@ def read_run(folder: str | Path) -> RunReader:
     )
 
 
-def _misnoted(provenance: dict[str, Any]) -> str:
-    """The part of a provenance that is of another kind than it should be; '' where none is."""
+def _invalid_entry(provenance: dict[str, Any]) -> str:
+    """The name of an entry of a provenance that has the wrong type; '' if all are valid."""
     kinds = {"arguments": list, "resumed": list, "machine": dict, "versions": dict, "settings": dict, "step": dict}
     for name, kind in kinds.items():
         value = provenance.get(name)
         if value is not None and not isinstance(value, kind):
             return name
-    words = provenance.get("arguments") or []
-    return "arguments" * any(not isinstance(word, str) for word in words)
+    arguments = provenance.get("arguments") or []
+    return "arguments" * any(not isinstance(argument, str) for argument in arguments)

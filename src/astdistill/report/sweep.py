@@ -1,5 +1,5 @@
-"""What a sweep of whole runs has reached: its rows, as values that a file, tables and a page are made of. Nothing here
-imports torch, so that `astdistill watch` starts at once."""
+"""Results of a sweep of whole runs: its rows, from which a file, tables and a page are made. Nothing here imports
+torch, so that `astdistill watch` starts at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..runtime.files import read_json, write_json
 from ..runtime.tables import ABSENT, Column, Tabulation, spread
 
 FILE, PAGE, STEM = "sweep.json", "report.html", "sweep"
-"""In the folder of a sweep: its numbers, its page, and the name of its table's files without their endings."""
+"""Names in the folder of a sweep: its results, its page, and the stem of the files with its table."""
 Line = tuple[str, str, str]
 """Preset, method and settings: what all runs of one line of the table share."""
 
@@ -57,7 +57,7 @@ class SweepRow(Record):
 
     @property
     def mean(self) -> float:
-        """Over its networks."""
+        """Mean accuracy over its networks."""
         return statistics.fmean(self.accuracies)
 
 
@@ -73,7 +73,7 @@ class Sweep(Record):
 
     @staticmethod
     def read(folder: Path) -> Sweep | None:
-        """What `save` wrote; None where there is no such file. Raises InputError for one that something else wrote."""
+        """Read what `save` wrote; None if there is no such file. Raises InputError if the file has another format."""
         path = folder / FILE
         if not path.exists():
             return None
@@ -89,19 +89,19 @@ class Sweep(Record):
         return tuple(row for row in self.rows if row.state == state)
 
     def replaced(self, row: SweepRow) -> Sweep:
-        """The same with another row in the place of the one with its folder."""
+        """The sweep with `row` in place of the row that has the same folder."""
         return self.replace(rows=tuple(row if row.folder == each.folder else each for each in self.rows))
 
     def lines(self) -> dict[Line, tuple[SweepRow, ...]]:
-        """The rows by the line of the table that they are part of."""
+        """The rows by their line of the table."""
         by_line: dict[Line, list[SweepRow]] = {}
         for row in self.rows:
             by_line.setdefault(row.line, []).append(row)
         return {line: tuple(rows) for line, rows in by_line.items()}
 
     def first(self, line: Line) -> Line:
-        """The line that another is compared with: the first method with the same preset and settings; where there is
-        one method, the first settings."""
+        """The line that another is compared with: the first method with the same preset and settings, or, if there is
+        only one method, the first settings."""
         lines = list(self.lines())
         same = [other for other in lines if (other[0], other[2]) == (line[0], line[2])]
         if len({method for _, method, _ in lines}) == 1:
@@ -109,15 +109,15 @@ class Sweep(Record):
         return same[0]
 
     def differences(self, line: Line) -> tuple[float, ...]:
-        """By seed, what the line reaches less what its first line does, in points; nothing for those that were measured
-        by another protocol or have other labels, and for the first line itself."""
+        """By seed, the accuracy of the line minus that of its first line, in points. Runs with another protocol or
+        other labels are left out; empty for the first line itself."""
         first = self.first(line)
         if first == line:
             return ()
         lines = self.lines()
-        known = {(row.seed, row.protocol, row.labels): row.mean for row in lines[first] if row.accuracies}
+        first_means = {(row.seed, row.protocol, row.labels): row.mean for row in lines[first] if row.accuracies}
         pairs = [(row, (row.seed, row.protocol, row.labels)) for row in lines[line] if row.accuracies]
-        return tuple(row.mean - known[key] for row, key in pairs if key in known)
+        return tuple(row.mean - first_means[key] for row, key in pairs if key in first_means)
 
 
 BASELINES = {
@@ -138,60 +138,64 @@ def sweep_table(sweep: Sweep) -> Tabulation:
     line was measured."""
     lines = sweep.lines()
     protocols = list(dict.fromkeys(row.protocol for row in sweep.rows if row.protocol))
-    several = [len({line[number] for line in lines}) > 1 for number in range(3)]
-    several[1] = True
-    real = BASELINES | TAUGHT
-    shown = [name for name in real if any(name in row.baselines for row in sweep.rows)]
+    varies = [len({line[number] for line in lines}) > 1 for number in range(3)]
+    varies[1] = True
+    names_of_baselines = BASELINES | TAUGHT
+    baselines = [name for name in names_of_baselines if any(name in row.baselines for row in sweep.rows)]
     compared = len({sweep.first(line) for line in lines}) < len(lines)
     names = ("preset", "method", "settings")
-    columns = [Column(name, words=True) for name, wanted in zip(names, several, strict=True) if wanted]
+    columns = [Column(name, words=True) for name, included in zip(names, varies, strict=True) if included]
     columns += [Column("labels", words=True), Column("protocol"), Column("accuracy, %", bold=True)]
-    columns += [Column("difference, points")] * compared + [Column("n")] + [Column(real[name]) for name in shown]
+    columns += (
+        [Column("difference, points")] * compared
+        + [Column("n")]
+        + [Column(names_of_baselines[name]) for name in baselines]
+    )
     rows = []
     for line, members in lines.items():
-        done = [row for row in members if row.accuracies]
-        cells = [text for text, wanted in zip(line, several, strict=True) if wanted]
-        cells += _measured(done, protocols)
+        finished = [row for row in members if row.accuracies]
+        cells = [text for text, included in zip(line, varies, strict=True) if included]
+        cells += _measured_cells(finished, protocols)
         cells += [spread(sweep.differences(line)).replace(ABSENT, "")] * compared
         cells.append(_count(members))
-        cells += [_real(done, name) for name in shown]
+        cells += [_baseline_cell(finished, name) for name in baselines]
         rows.append(tuple(cells))
     return Tabulation(tuple(columns), tuple(rows), _caption(sweep, compared), sweep.title, tuple(protocols))
 
 
-def _measured(done: Sequence[SweepRow], protocols: Sequence[str]) -> list[str]:
-    """Labels, number of the protocol's note, and accuracy of a line."""
-    labels = ", ".join(dict.fromkeys(LABELS.get(row.labels, row.labels) for row in done if row.protocol))
-    notes = ", ".join(dict.fromkeys(f"[{protocols.index(row.protocol) + 1}]" for row in done if row.protocol))
-    return [labels or ABSENT, notes or ABSENT, spread([row.mean for row in done])]
+def _measured_cells(finished: Sequence[SweepRow], protocols: Sequence[str]) -> list[str]:
+    """Cells of a line: labels, numbers of the protocols' notes, and accuracy."""
+    labels = ", ".join(dict.fromkeys(LABELS.get(row.labels, row.labels) for row in finished if row.protocol))
+    notes = ", ".join(dict.fromkeys(f"[{protocols.index(row.protocol) + 1}]" for row in finished if row.protocol))
+    return [labels or ABSENT, notes or ABSENT, spread([row.mean for row in finished])]
 
 
 def _count(members: Sequence[SweepRow]) -> str:
-    """Whole runs × networks of each; the runs that there were to be, where some are missing."""
-    done = [row for row in members if row.accuracies]
-    if not done:
+    """Whole runs × networks of each, with the number of planned runs if some are missing."""
+    finished = [row for row in members if row.accuracies]
+    if not finished:
         return f"0 of {len(members)}"
-    text = f"{len(done)} × {len(done[0].accuracies)}"
-    if len(done) < len(members):
-        text = f"{len(done)} of {len(members)} × {len(done[0].accuracies)}"
+    text = f"{len(finished)} × {len(finished[0].accuracies)}"
+    if len(finished) < len(members):
+        text = f"{len(finished)} of {len(members)} × {len(finished[0].accuracies)}"
     return text
 
 
-def _real(done: Sequence[SweepRow], name: str) -> str:
-    values = [row.baselines[name] for row in done if name in row.baselines]
+def _baseline_cell(finished: Sequence[SweepRow], name: str) -> str:
+    values = [row.baselines[name] for row in finished if name in row.baselines]
     if not values:
         return ""
     return spread(values)
 
 
 def _caption(sweep: Sweep, compared: bool) -> str:
-    words = ["Accuracy: mean of the runs' means ± their standard deviation over seeds"]
+    notes = ["Accuracy: mean of the runs' means ± their standard deviation over seeds"]
     if compared:
-        words.append(
+        notes.append(
             "difference: the same of the differences with the same seed to the first method (of one method, to the "
             "first settings), only between runs of one protocol and one kind of labels"
         )
-    words.append("n: whole runs × networks of each")
+    notes.append("n: whole runs × networks of each")
     if failed := len(sweep.of("failed")):
-        words.append(f"{failed} of {len(sweep.rows)} runs failed")
-    return f"{'; '.join(words)}."
+        notes.append(f"{failed} of {len(sweep.rows)} runs failed")
+    return f"{'; '.join(notes)}."

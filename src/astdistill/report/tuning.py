@@ -1,4 +1,4 @@
-"""What a search for learning rates has found: its trials, as values that a file and a page are made of."""
+"""Results of a search for learning rates: its trials, from which a file and a page are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..runtime.files import read_json, write_json
 from ..runtime.tables import ABSENT, Column, Tabulation
 
 FILE, PAGE, CONFIG = "tuning.json", "report.html", "tuned.yaml"
-"""In the folder of a search: its numbers, its page, and the settings that it found, as `--config` reads them."""
+"""Names in the folder of a search: its results, its page, and the settings that it found, in the format of
+`--config`."""
 SHOWN = 10
 """Trials in the table of the terminal; the page has all."""
 Outcome = Literal["complete", "pruned", "diverged"]
@@ -35,7 +36,7 @@ class TrialRecord(Record):
 
     @property
     def last(self) -> float:
-        """The held-out accuracy after the last outer step that was judged; 0 where none was, and where it diverged."""
+        """The held-out accuracy after the last outer step that was judged; 0 if none was, or if the trial diverged."""
         if self.outcome == "diverged" or not self.accuracies:
             return 0.0
         return self.accuracies[max(self.accuracies)]
@@ -47,7 +48,7 @@ class TrialRecord(Record):
 
 
 class Tuning(Record):
-    """A search: what it was asked, where it looked, and its finished trials."""
+    """A search: its settings, its ranges, and its finished trials."""
 
     experiment: dict[str, Any]
     """The settings of every trial, but for what is searched."""
@@ -73,12 +74,12 @@ class Tuning(Record):
 
     @property
     def ranked(self) -> list[TrialRecord]:
-        """The trials, best first: the finalists by what they were judged at, then those that went furthest."""
+        """The trials, best first: finalists by their second accuracy, then the others by outer steps and accuracy."""
         return sorted(self.trials, key=lambda trial: (trial.judged or 0.0, trial.taken, trial.last), reverse=True)
 
     @property
     def winner(self) -> TrialRecord | None:
-        """The best trial that ended; None where none did."""
+        """The best trial that is complete; None if there is none."""
         return next((trial for trial in self.ranked if trial.outcome == "complete"), None)
 
     def save(self, folder: Path) -> None:
@@ -87,7 +88,7 @@ class Tuning(Record):
 
     @staticmethod
     def read(folder: Path) -> Tuning | None:
-        """What `save` wrote; None where there is no such file. Raises InputError for one that something else wrote."""
+        """Read what `save` wrote; None if there is no such file. Raises InputError if the file has another format."""
         path = folder / FILE
         if not path.exists():
             return None
@@ -100,12 +101,12 @@ class Tuning(Record):
 
 
 def flags_of(values: Mapping[str, float]) -> list[str]:
-    """The words of a command line that set these values."""
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", f"{value:g}")]
+    """Command-line arguments that set these values."""
+    return [argument for name, value in values.items() for argument in (f"--{name.replace('_', '-')}", f"{value:g}")]
 
 
 def trials_table(tuning: Tuning, most: int | None = SHOWN) -> Tabulation:
-    """The trials, best first; at most so many, or all."""
+    """The trials, best first: at most `most` of them, or all if it is None."""
     names = list(tuning.ranges)
     columns = [Column("trial"), *(Column(short(name)) for name in names)]
     columns += [Column("steps"), Column("accuracy"), Column("finalists"), Column("outcome", words=True)]

@@ -1,1 +1,1 @@
-"""What every other package stands on: no word of the domain is in it."""
+"""Foundation of all other packages; independent of dataset distillation."""

@@ -1,6 +1,6 @@
-"""Jobs on the nodes of a Ray cluster: the same seam as the processes of one machine (`parallel.pool`).
+"""Jobs on the nodes of a Ray cluster, with the same interface as the processes of one machine (`parallel.pool`).
 
-Ray is imported where a cluster is used, and nowhere else.
+Ray is imported only when a cluster is used.
 """
 
 from __future__ import annotations
@@ -41,34 +41,35 @@ from .trust import take_over, words_of_trust
 from .worker import TensorPickler, TensorUnpickler, nameless_file, sendable, with_common
 
 KEEPALIVE_MS = "5000"
-"""A node whose power fails says nothing: without such questions and answers a call to it would wait for ever."""
+"""Interval and timeout of gRPC's keepalive. A node that loses power sends nothing; without keepalive a call to it would
+never return."""
 ENVIRONMENT = {
     "RAY_grpc_client_keepalive_time_ms": KEEPALIVE_MS,
     "RAY_grpc_client_keepalive_timeout_ms": KEEPALIVE_MS,
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""What Ray reads when it is imported; a user's own values stay."""
+"""Variables that Ray reads on import; values set by the user stay."""
 TOKEN = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 RETRIES = 3
-"""How often a job is begun again whose process or node was lost. What it had finished is in its files."""
+"""How often a job is restarted after its process or node was lost. What it had finished is in its files."""
 ANSWER_S = 90.0
-"""How long a node may take to say what it is: it starts a process and imports torch, from a network's disk perhaps."""
+"""Seconds a node may take to report its facts: it starts a process and imports torch, possibly from a network disk."""
 TURN_S = 0.5
-"""How long the driver waits for a result before it looks at the progress; how often a job says how far it is."""
+"""Seconds for which the driver waits for a result before it reads the progress, and between two reports of a job."""
 PATIENCE_S = 30.0
-"""After so long without a node that can take a job, the user is told that one is waited for."""
+"""Seconds without a node that can take a job, after which the user is told that the driver is waiting."""
 LAST_WORDS_S = 5.0
-"""How long a file, or its lock, may take to be seen on another node: network file systems ask every few seconds."""
-TELLS = "host", "address", "cores", "processor", "compiler"
-"""What is shown of a node, and does not decide the bits of a result."""
+"""Seconds until a file, or its lock, is visible on another node: network file systems refresh every few seconds."""
+INFORMATIVE = "host", "address", "cores", "processor", "compiler"
+"""Facts about a node that are shown but do not decide the bits of a result."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A node of the cluster that runs."""
+    """A node of the cluster that is alive."""
 
     number: str
-    """Ray's name for it, 56 hexadecimal digits."""
+    """Ray's ID of the node, 56 hexadecimal digits."""
     host: str
     address: str
     resources: Mapping[str, float] = field(hash=False)
@@ -77,7 +78,7 @@ class Site:
         return f"{self.host} ({self.address}, node {self.number[:8]})"
 
     def places(self, threads: int, gpu: bool) -> int:
-        """How many jobs of so many threads it can take at once, each with a GPU of its own where they need one."""
+        """How many jobs of `threads` threads the node can run at once, with `gpu` each on a separate GPU."""
         count = int(self.resources.get("CPU", 0) // threads)
         if gpu:
             count = min(count, int(self.resources.get("GPU", 0)))
@@ -85,18 +86,18 @@ class Site:
 
 
 def nothing() -> dict[str, str]:
-    """What a node has of an engine, where nobody asks."""
+    """The default probe: an empty report about the engine."""
     return {}
 
 
 @dataclass
 class Cluster:
-    """A Ray cluster, and how jobs are computed on it. It is looked for once it is used.
+    """A Ray cluster on which jobs are computed. It connects on first use.
 
-    `address` is "auto", for that which this machine is a node of, or HOST:PORT of the head node. `threads` are those of
-    one job, never a node's cores, so that no bit depends on the node. `probe`, a function that other processes can
-    import, says which engine a node has. Nodes that would compute other bits than this process are refused, unless
-    `mixed`.
+    `address` is "auto", for the cluster that this machine is a node of, or HOST:PORT of the head node. `threads` is the
+    number of threads of one job; it never depends on a node's cores, so that no bit depends on the node. `probe`, a
+    function that other processes can import, reports which engine a node has. Nodes that would compute other bits than
+    this process are refused, unless `mixed`.
     """
 
     address: str = "auto"
@@ -104,8 +105,8 @@ class Cluster:
     mixed: bool = False
     probe: Callable[[], Mapping[str, str]] = nothing
     _joined: bool = field(default=False, init=False)
-    _own: bool = field(default=False, init=False)
-    _fit: bool = field(default=False, init=False)
+    _connected_here: bool = field(default=False, init=False)
+    _checked: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         check_address(self.address)
@@ -113,9 +114,9 @@ class Cluster:
             raise InputError(f"{self.threads} threads were asked for; choose --threads of 1 or more.")
 
     def connect(self, gpu: bool = False) -> None:
-        """Find the cluster, and its nodes fit for the work. Raises InputError where there is none, and names nodes that
-        would compute other bits, or that cannot compute at all."""
-        if self._fit:
+        """Connect, and check that nodes are fit for the work. Raises InputError if there is no cluster or no node that
+        can take a job, and names nodes that would compute other bits, or that cannot compute at all."""
+        if self._checked:
             return
         self.join()
         able = [site for site in sites() if site.places(self.threads, gpu)]
@@ -125,31 +126,31 @@ class Cluster:
                 f"No node of the cluster {self.address} has {need} for a job; start one: ray start --address "
                 f"HOST:PORT --num-cpus {self.threads}, or lower --threads."
             )
-        self._check(able)
-        self._fit = True
+        self._check_nodes(able)
+        self._checked = True
 
     def join(self) -> None:
-        """Find the cluster, whatever its nodes are. Raises InputError where there is none."""
+        """Connect without checking the nodes. Raises InputError if there is no cluster."""
         ray = imported()
         if not ray.is_initialized():
-            self._own = True
+            self._connected_here = True
             _join(ray, self.address)
         self._joined = True
 
     def close(self) -> None:
-        """Leave the cluster, unless the caller's own program had joined it before."""
-        if self._own and self._joined:
+        """Disconnect, unless the caller's program was connected before."""
+        if self._connected_here and self._joined:
             imported().shutdown()
-        self._joined = self._own = self._fit = False
+        self._joined = self._connected_here = self._checked = False
 
     def look(self, able: Sequence[Site]) -> dict[Site, dict[str, str]]:
-        """What each node says of itself; of one that cannot, "fault" says why."""
+        """The facts that each node reports; for a node that fails, "fault" holds the reason."""
 
-        def said(probe: bytes, path: list[str]) -> dict[str, str]:
-            # Sent whole, not by name, so that it can say that the package is not there.
+        def report_facts(probe: bytes, path: list[str]) -> dict[str, str]:
+            # Sent by value, not by name, so that it can report that the package is missing.
             import sys
 
-            sys.path.extend(place for place in path if place not in sys.path)
+            sys.path.extend(entry for entry in path if entry not in sys.path)
             try:
                 import pickle
 
@@ -159,17 +160,21 @@ class Cluster:
             except Exception as error:
                 return {"fault": f"{type(error).__name__}: {error}"}
 
-        return ask(said, able, pickle.dumps(self.probe), sys.path)
+        return ask(report_facts, able, pickle.dumps(self.probe), sys.path)
 
-    def _check(self, able: Sequence[Site]) -> None:
-        here, answers = facts(self.probe), self.look(able)
-        broken = [f"{site}: {told['fault']}" for site, told in answers.items() if "fault" in told]
+    def _check_nodes(self, able: Sequence[Site]) -> None:
+        expected, answers = facts(self.probe), self.look(able)
+        broken = [f"{site}: {report['fault']}" for site, report in answers.items() if "fault" in report]
         if broken:
             raise InputError(
                 f"{len(broken)} of {len(able)} nodes cannot compute: {'; '.join(broken)}. Install the same astdistill "
                 "there, or take them out of the cluster: ray stop."
             )
-        other = [f"{site} has {wrong}" for site, told in answers.items() if (wrong := differences(told, here))]
+        other = [
+            f"{site} has {difference}"
+            for site, report in answers.items()
+            if (difference := differences(report, expected))
+        ]
         if other and self.mixed:
             tell(f"Nodes that compute other bits take part: {'; '.join(other)}.")
         elif other:
@@ -179,8 +184,8 @@ class Cluster:
             )
 
     def check_shared(self, folder: Path) -> None:
-        """Raise InputError unless every node that takes jobs sees what this process writes into `folder`."""
-        blind = [str(site) for site, told in seen_by(sites(), folder).items() if told["seen"] != "yes"]
+        """Raise InputError unless every node that takes jobs sees the files that this process writes to `folder`."""
+        blind = [str(site) for site, report in seen_by(sites(), folder).items() if report["seen"] != "yes"]
         if blind:
             raise InputError(
                 f"{folder} is not the same folder on {'; '.join(blind)}; name one that all nodes share, or train "
@@ -189,7 +194,7 @@ class Cluster:
 
     @contextmanager
     def pool(self, work: Any, shared: Any, progress: Bar, gpu: bool) -> Iterator[Callable[[Sequence[Any]], Any]]:
-        """As `parallel.pool`, on the nodes."""
+        """Like `parallel.pool`, on the nodes of the cluster."""
         self.connect(gpu)
         tasks = _Tasks(self, progress, gpu)
         try:
@@ -203,13 +208,13 @@ _USED: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
 
 
 def used() -> Cluster | None:
-    """The cluster that jobs go to now; None for this machine."""
+    """The cluster that jobs are currently sent to; None for this machine."""
     return _USED.get()
 
 
 @contextmanager
 def clustered(cluster: Cluster | None) -> Iterator[None]:
-    """Inside the block, jobs go to this cluster; None leaves the surroundings' choice."""
+    """Send jobs to this cluster inside the block; None keeps the surrounding choice."""
     if cluster is None:
         yield
         return
@@ -222,7 +227,7 @@ def clustered(cluster: Cluster | None) -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Raise InputError for what is neither "auto" nor HOST:PORT."""
+    """Raise InputError unless the address is "auto" or HOST:PORT."""
     if address.startswith("ray://"):
         raise InputError(
             f"--cluster {address} would send everything through Ray Client, which loses the work when the line breaks; "
@@ -233,8 +238,8 @@ def check_address(address: str) -> None:
 
 
 def imported() -> Any:
-    """Ray, told before that nodes may vanish and that nobody counts its use. Raises InputError where it is not
-    installed."""
+    """The module `ray`, imported with `ENVIRONMENT` set, so that lost nodes are noticed and no usage statistics are
+    sent. Raises InputError if it is not installed."""
     if "ray" not in sys.modules:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -251,11 +256,11 @@ def imported() -> Any:
 
 
 def _join(ray: Any, address: str) -> None:
-    """Connect this process. Raises InputError where that cannot be."""
+    """Connect this process. Raises InputError if that fails."""
     if address != "auto":
         _check_listens(address)
-    with _own_signals(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its own next version
+    with _restored_sigterm(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the next version of Ray
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except ray.exceptions.AuthenticationError as error:
@@ -272,7 +277,7 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _check_listens(address: str) -> None:
-    """Raise InputError where nobody listens: Ray itself would try for a minute."""
+    """Raise InputError if nothing listens at the address: Ray itself would retry for a minute."""
     host, _, port = address.partition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5.0).close()
@@ -284,8 +289,8 @@ def _check_listens(address: str) -> None:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """`ray.init` takes SIGTERM for itself; whoever had it gets it back."""
+def _restored_sigterm() -> Iterator[None]:
+    """Restore the handler of SIGTERM after the block: `ray.init` replaces it."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -295,7 +300,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def sites() -> list[Site]:
-    """The nodes that run, in Ray's order."""
+    """The nodes that are alive, in Ray's order."""
     return [
         Site(node["NodeID"], node["NodeManagerHostname"], node["NodeManagerAddress"], node["Resources"])
         for node in imported().nodes()
@@ -303,21 +308,21 @@ def sites() -> list[Site]:
     ]
 
 
-def ask(function: Callable[..., dict[str, str]], able: Sequence[Site], *given: Any) -> dict[Site, dict[str, str]]:
-    """What a function says on each node; of one that gives no answer, "fault" says why. It needs none of a node's CPUs,
-    so that it does not wait for jobs."""
+def ask(function: Callable[..., dict[str, str]], able: Sequence[Site], *arguments: Any) -> dict[Site, dict[str, str]]:
+    """Call a function on each node and return its results; for a node without a result, "fault" holds the reason. The
+    call reserves no CPUs of the node, so that it does not wait for jobs."""
     ray = imported()
-    pinned = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     task = ray.remote(function)
-    asked = {
-        task.options(num_cpus=0, max_retries=1, scheduling_strategy=pinned(site.number, soft=False)).remote(
-            *given
+    pending = {
+        task.options(num_cpus=0, max_retries=1, scheduling_strategy=affinity(site.number, soft=False)).remote(
+            *arguments
         ): site
         for site in able
     }
-    ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    ray.wait(list(pending), num_returns=len(pending), timeout=ANSWER_S)
     answers = dict[Site, dict[str, str]]()
-    for answer, site in asked.items():
+    for answer, site in pending.items():
         try:
             answers[site] = ray.get(answer, timeout=0.1)
         except ray.exceptions.GetTimeoutError:
@@ -328,37 +333,39 @@ def ask(function: Callable[..., dict[str, str]], able: Sequence[Site], *given: A
 
 
 def _without_lost(answers: dict[Site, dict[str, str]]) -> dict[Site, dict[str, str]]:
-    """The answers without those of nodes that have left the cluster since they were listed: they are gone, not broken.
-    Where no node is left, all of them."""
+    """Drop the answers of nodes that have left the cluster since they were listed: they are gone, not broken. Returns
+    all answers if no node is left."""
     alive = {site.number for site in sites()}
-    left = {site: told for site, told in answers.items() if "fault" not in told or site.number in alive}
-    return left or answers
+    remaining = {site: answer for site, answer in answers.items() if "fault" not in answer or site.number in alive}
+    return remaining or answers
 
 
 def facts(probe: Callable[[], Mapping[str, str]]) -> dict[str, str]:
-    """What decides the bits that this process computes: versions, code, instruction set, engine; and what `TELLS`
-    names."""
+    """What decides the bits that this process computes (versions, code, instruction set, engine), and the facts that
+    `INFORMATIVE` names."""
     return {
         "host": platform.node(),
         "cores": str(cores()),
         "processor": processor(),
         "Python": platform.python_version(),
         **versions(),
-        "code": _code(),
+        "code": _source_digest(),
         "instruction set": instructions(),
         **probe(),
     }
 
 
-def differences(told: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """What differs of that which decides bits, in words; '' where nothing does."""
-    names = [name for name in {**wanted, **told} if name not in TELLS and wanted.get(name) != told.get(name)]
-    return ", ".join(f"{name} {told.get(name, 'none')} (here {wanted.get(name, 'none')})" for name in names)
+def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Describe the differences in facts that decide bits; '' if there are none."""
+    names = [
+        name for name in {**expected, **found} if name not in INFORMATIVE and expected.get(name) != found.get(name)
+    ]
+    return ", ".join(f"{name} {found.get(name, 'none')} (here {expected.get(name, 'none')})" for name in names)
 
 
 @cache
-def _code() -> str:
-    """Twelve digits of the package's own source: two checkouts may have one version."""
+def _source_digest() -> str:
+    """Twelve digits of a digest of the package's source: two checkouts may have the same version."""
     state, package = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(package.rglob("*")):
         if path.suffix in (".py", ".c", ".h"):
@@ -368,41 +375,42 @@ def _code() -> str:
 
 
 def seen_by(able: Sequence[Site], folder: Path) -> dict[Site, dict[str, str]]:
-    """Whether each node sees a file that this process makes in `folder` ("seen"), and that this process has locked it
-    ("locked"): yes, no, or why that cannot be known."""
-    place = (folder / f".cluster-{new_tag()}.lock").resolve()
-    able, ours = [site for site in able if site.resources.get("CPU")], "yes"
+    """Whether each node sees a file that this process creates in `folder` ("seen"), and sees that this process holds
+    its lock ("locked"): yes, no, or the reason why that cannot be known."""
+    path = (folder / f".cluster-{new_tag()}.lock").resolve()
+    able, locked = [site for site in able if site.resources.get("CPU")], "yes"
     try:
-        with lock(place, wait=True):
-            answers = ask(_sees, able, str(place), True)
+        with lock(path, wait=True):
+            answers = ask(_sees, able, str(path), True)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        ours = f"the file system has no locks ({error.strerror})"
-        answers = ask(_sees, able, str(place), False)
+        locked = f"the file system has no locks ({error.strerror})"
+        answers = ask(_sees, able, str(path), False)
     finally:
-        place.unlink(missing_ok=True)
-    return {site: {"seen": "no", "locked": ours} | told for site, told in answers.items()}
+        path.unlink(missing_ok=True)
+    return {site: {"seen": "no", "locked": locked} | report for site, report in answers.items()}
 
 
 def _sees(path: str, locked: bool) -> dict[str, str]:
-    """On a node: whether the file is there, and whether another process is known to hold its lock."""
-    end, place = time.monotonic() + LAST_WORDS_S, Path(path)
-    while not place.exists():
+    """On a node: whether the file exists, and whether another process holds its lock."""
+    end, file = time.monotonic() + LAST_WORDS_S, Path(path)
+    while not file.exists():
         if time.monotonic() > end:
             return {"seen": "no"}
         time.sleep(0.1)
     if not locked:
         return {"seen": "yes"}
     try:
-        with lock(place, wait=False) as held:
+        with lock(file, wait=False) as held:
             return {"seen": "yes", "locked": {True: "no", False: "yes"}[held]}
     except OSError as error:
         return {"seen": "yes", "locked": error.strerror or str(error)}
 
 
 class ClusterPickler(TensorPickler):
-    """For another machine: what lies in a file says itself how it is found there (`elsewhere`)."""
+    """Pickler for another machine. An object that is stored in a file defines `elsewhere`, which returns how to load it
+    there."""
 
     def reducer_override(self, obj: Any) -> Any:
         elsewhere = getattr(obj, "elsewhere", None)
@@ -412,24 +420,24 @@ class ClusterPickler(TensorPickler):
 
 
 class Order(NamedTuple):
-    """What every job of one pool is told."""
+    """What every job of one pool receives."""
 
     name: str
-    """No other pool has it."""
+    """Unique to the pool."""
     folder: str
-    """Where the driver works; relative paths start there."""
+    """The driver's current folder, from which relative paths start."""
     path: list[str]
     threads: int
     trust: tuple[frozenset[str], frozenset[str]]
     facts: dict[str, str] | None
-    """What a node must have; None where any will do."""
+    """The facts that a node must have; None accepts any node."""
     probe: Callable[[], Mapping[str, str]]
     text: bytes
-    """The pickled work, and what is shared."""
+    """The pickled work, and what the jobs share."""
 
 
 def order_of(
-    work: Any, shared: Any, threads: int, wanted: dict[str, str] | None, probe: Callable[[], Mapping[str, str]]
+    work: Any, shared: Any, threads: int, expected: dict[str, str] | None, probe: Callable[[], Mapping[str, str]]
 ) -> tuple[bytes, np.ndarray]:
     """The pickled `Order` of a pool, and the bytes of the tensors that its jobs share."""
     text = io.BytesIO()
@@ -443,7 +451,7 @@ def order_of(
         path=list(sys.path),
         threads=threads,
         trust=words_of_trust(),
-        facts=wanted,
+        facts=expected,
         probe=probe,
         text=text.getvalue(),
     )
@@ -451,7 +459,7 @@ def order_of(
 
 
 class Prepared:
-    """Holds the last work that this process has read, and what all its jobs share."""
+    """The last work that this process has loaded, and what all its jobs share."""
 
     name = ""
     work: Any = None
@@ -459,16 +467,16 @@ class Prepared:
 
 
 def job(
-    order: bytes, memory: np.ndarray, given: bytes, common: bytes | None, board: Any, number: int, attempt: int
+    order: bytes, memory: np.ndarray, pickled_job: bytes, common: bytes | None, board: Any, number: int, attempt: int
 ) -> bytes:
-    """On a node: one job, and what it gave or raised; with it the steps that it counted in all."""
+    """Run one job on a node. Returns the pickled pair of its result or error and the total steps it has counted."""
     steps = _Steps(board, number, attempt)
     be_quiet(True)
     try:
-        known: Order = pickle.loads(order)
-        _prepare(known, memory)
-        torch.set_num_threads(known.threads)
-        value = with_common(pickle.loads(given), common and pickle.loads(common))
+        loaded: Order = pickle.loads(order)
+        _prepare(loaded, memory)
+        torch.set_num_threads(loaded.threads)
+        value = with_common(pickle.loads(pickled_job), common and pickle.loads(common))
         answer = "done", Prepared.work(Prepared.shared, value, steps)
         return pickle.dumps((answer, steps.counted))
     except BaseException as error:
@@ -476,7 +484,7 @@ def job(
 
 
 def _prepare(order: Order, memory: np.ndarray) -> None:
-    """Read what the jobs of this pool share, once for each process."""
+    """Load what the jobs of this pool share, once per process."""
     if Prepared.name == order.name:
         return
     try:
@@ -486,7 +494,7 @@ def _prepare(order: Order, memory: np.ndarray) -> None:
             f"{platform.node()} does not have the folder {order.folder}, in which the command runs ({error.strerror}); "
             "run it in a folder that all nodes share."
         ) from error
-    sys.path.extend(place for place in order.path if place not in sys.path)
+    sys.path.extend(entry for entry in order.path if entry not in sys.path)
     if order.facts is not None and (wrong := differences(facts(order.probe), order.facts)):
         raise InputError(
             f"{platform.node()} joined the cluster and would compute other bits: {wrong}. Give it the same, or accept "
@@ -499,12 +507,12 @@ def _prepare(order: Order, memory: np.ndarray) -> None:
 
 
 class _Steps(Bar):
-    """The bar of a job: it tells the driver's node now and then, and waits for no answer."""
+    """Progress of a job, sent to the driver's node at most every `TURN_S` seconds, without waiting for an answer."""
 
     def __init__(self, board: Any, number: int, attempt: int) -> None:
         super().__init__("", 0, 0, None)
         self.counted = {"step": 0, "skip": 0}
-        self._board, self._who, self._told = board, (number, attempt), 0.0
+        self._board, self._attempt, self._reported = board, (number, attempt), 0.0
 
     def step(self, units: int = 1, note: str = "") -> None:
         self._count("step", units, note)
@@ -514,51 +522,51 @@ class _Steps(Bar):
 
     def _count(self, kind: str, units: int, note: str) -> None:
         self.counted[kind] += units
-        if time.monotonic() - self._told >= TURN_S:
-            self._told = time.monotonic()
-            with suppress(Exception):  # whatever Ray says of a driver that is gone: the result is what counts
-                self._board.say.remote(*self._who, dict(self.counted), note)
+        if time.monotonic() - self._reported >= TURN_S:
+            self._reported = time.monotonic()
+            with suppress(Exception):  # the driver may be gone; only the result matters
+                self._board.post.remote(*self._attempt, dict(self.counted), note)
 
 
-def _board(ray: Any, node: str) -> Any:
-    """An actor on the driver's node that keeps what jobs say of their progress until the driver reads it."""
+def _create_board(ray: Any, node: str) -> Any:
+    """An actor on the driver's node that stores the progress of jobs until the driver reads it."""
 
-    class Board:  # inside, so that it is sent whole and its process imports nothing of ours
+    class Board:  # local, so that it is sent by value and its process does not import this package
         def __init__(self) -> None:
-            self.said: dict[tuple[int, int], Any] = {}
+            self.reports: dict[tuple[int, int], Any] = {}
 
-        def say(self, number: int, attempt: int, counted: dict[str, int], note: str) -> None:
-            self.said[number, attempt] = counted, note
+        def post(self, number: int, attempt: int, counted: dict[str, int], note: str) -> None:
+            self.reports[number, attempt] = counted, note
 
         def take(self) -> dict[tuple[int, int], Any]:
-            said, self.said = self.said, {}
-            return said
+            reports, self.reports = self.reports, {}
+            return reports
 
-    pinned = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=pinned(node, soft=True)).remote()
+    affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=affinity(node, soft=True)).remote()
 
 
 @dataclass
 class _Try:
-    """One job under way."""
+    """One attempt at a job."""
 
     number: int
     attempt: int = 0
     counted: dict[str, int] = field(default_factory=lambda: {"step": 0, "skip": 0})
-    """Of its steps, those that the bar has counted."""
+    """The steps of this attempt that the progress bar has counted."""
 
 
 class _Tasks:
-    """The jobs of one pool, and what is known of them."""
+    """The jobs of one pool and their state."""
 
     def __init__(self, cluster: Cluster, progress: Bar, gpu: bool) -> None:
         self._ray, self._cluster, self._progress, self._gpu = imported(), cluster, progress, gpu
-        self._board = _board(self._ray, self._ray.get_runtime_context().get_node_id())
-        self._words: Any = None
-        """Progress that was asked for and has not come yet."""
+        self._board = _create_board(self._ray, self._ray.get_runtime_context().get_node_id())
+        self._pending_progress: Any = None
+        """Progress that was requested and has not arrived yet."""
         self._under_way: dict[Any, _Try] = {}
         self._jobs: Sequence[Any] = ()
-        self._room, self._looked, self._full = 0, 0.0, time.monotonic()
+        self._slots, self._checked_at, self._waiting_since = 0, 0.0, time.monotonic()
         self._order: Any = None
         self._memory: Any = None
         self._common: Any = None
@@ -567,11 +575,11 @@ class _Tasks:
         )
 
     def prepare(self, work: Any, shared: Any) -> None:
-        """Put what all jobs share where each node fetches it once."""
-        wanted = None
+        """Put what all jobs share into Ray's object store, from which each node fetches it once."""
+        expected = None
         if not self._cluster.mixed:
-            wanted = facts(self._cluster.probe)
-        order, memory = order_of(work, shared, self._cluster.threads, wanted, self._cluster.probe)
+            expected = facts(self._cluster.probe)
+        order, memory = order_of(work, shared, self._cluster.threads, expected, self._cluster.probe)
         self._memory = self._ray.put(memory)
         self._order = self._ray.put(order)
 
@@ -580,11 +588,11 @@ class _Tasks:
         if common is not None:
             self._common = self._ray.put(pickle.dumps(common))
         while waiting or self._under_way:
-            places = self._places()  # also where all are handed out: it says that no node is left
-            while waiting and len(self._under_way) < places:
+            capacity = self._capacity()  # also if all jobs are submitted: it reports that no node is left
+            while waiting and len(self._under_way) < capacity:
                 self._begin(_Try(waiting.popleft()))
             ended, _ = self._ray.wait(list(self._under_way), num_returns=1, timeout=TURN_S)
-            self._listen()
+            self._collect_progress()
             for task in ended:
                 tried = self._under_way.pop(task)
                 if (answer := self._answer(task, tried)) is None:
@@ -596,38 +604,38 @@ class _Tasks:
                 yield jobs[tried.number], value
 
     def stop(self) -> None:
-        """End all jobs that are left, and forget what they shared."""
+        """Cancel all unfinished jobs, and release what they share."""
         with suppress(self._ray.exceptions.RayError):
             for task in self._under_way:
                 self._ray.cancel(task, force=True)
             self._ray.kill(self._board)
         self._under_way.clear()
-        self._order = self._memory = self._common = self._words = None
+        self._order = self._memory = self._common = self._pending_progress = None
 
-    def _places(self) -> int:
-        """How many jobs are handed out at once: twice as many as the nodes can take, so that none waits for the
-        driver, and no more, so that the first of them are begun first."""
+    def _capacity(self) -> int:
+        """How many jobs are submitted at once: twice as many as the nodes can run, so that no node waits for the
+        driver, and no more, so that jobs start in their order."""
         now = time.monotonic()
-        if now - self._looked > 10 * TURN_S:
-            self._looked = now
-            self._room = sum(site.places(self._cluster.threads, self._gpu) for site in sites())
-            if self._room:
-                self._full = now
-            elif now - self._full > PATIENCE_S:
-                self._full = now
+        if now - self._checked_at > 10 * TURN_S:
+            self._checked_at = now
+            self._slots = sum(site.places(self._cluster.threads, self._gpu) for site in sites())
+            if self._slots:
+                self._waiting_since = now
+            elif now - self._waiting_since > PATIENCE_S:
+                self._waiting_since = now
                 tell(f"No node of the cluster can take a job of {self._cluster.threads} CPUs; waiting for one.")
-        return max(1, 2 * self._room)
+        return max(1, 2 * self._slots)
 
     def _begin(self, tried: _Try) -> None:
-        given = pickle.dumps(self._jobs[tried.number])
+        pickled_job = pickle.dumps(self._jobs[tried.number])
         task = self._task.remote(
-            self._order, self._memory, given, self._common, self._board, tried.number, tried.attempt
+            self._order, self._memory, pickled_job, self._common, self._board, tried.number, tried.attempt
         )
         self._under_way[task] = tried
 
     def _answer(self, task: Any, tried: _Try) -> Any:
-        """What the job gave; None where its process or node was lost and it is begun again. Raises LostError where
-        that has happened too often."""
+        """The result of a job; None if its process or node was lost and it was submitted again. Raises LostError after
+        too many attempts."""
         try:
             return pickle.loads(self._ray.get(task))
         except self._ray.exceptions.RayTaskError as error:
@@ -649,24 +657,24 @@ class _Tasks:
         self._begin(_Try(tried.number, tried.attempt + 1))
         return None
 
-    def _listen(self) -> None:
-        """Take over the progress that has arrived; nobody waits for what has not."""
-        if self._words is None:
-            self._words = self._board.take.remote()
-        if not self._ray.wait([self._words], timeout=0)[0]:
+    def _collect_progress(self) -> None:
+        """Count the progress that has arrived, without waiting for more."""
+        if self._pending_progress is None:
+            self._pending_progress = self._board.take.remote()
+        if not self._ray.wait([self._pending_progress], timeout=0)[0]:
             return
-        words, self._words = self._words, None
+        request, self._pending_progress = self._pending_progress, None
         with suppress(self._ray.exceptions.RayError):
-            said = self._ray.get(words)
+            reports = self._ray.get(request)
             for tried in self._under_way.values():
-                if (tried.number, tried.attempt) in said:
-                    self._count(tried, *said[tried.number, tried.attempt])
+                if (tried.number, tried.attempt) in reports:
+                    self._count(tried, *reports[tried.number, tried.attempt])
 
     def _count(self, tried: _Try, counted: Mapping[str, int], note: str) -> None:
-        """Bring the bar to what a job has counted in all."""
-        fresh = {kind: counted[kind] - tried.counted[kind] for kind in counted}
-        if fresh["skip"] > 0:
-            self._progress.skip(fresh["skip"])
-        if fresh["step"] > 0:
-            self._progress.step(fresh["step"], note)
+        """Advance the progress bar to the total counts of a job."""
+        new = {kind: counted[kind] - tried.counted[kind] for kind in counted}
+        if new["skip"] > 0:
+            self._progress.skip(new["skip"])
+        if new["step"] > 0:
+            self._progress.step(new["step"], note)
         tried.counted = {kind: max(counted[kind], tried.counted[kind]) for kind in counted}

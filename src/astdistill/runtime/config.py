@@ -1,4 +1,5 @@
-"""Frozen, validated records: every recipe, method and setting is one, and a variant is its difference."""
+"""Frozen, validated records. Every recipe, method and setting is a record; a variant is the same record with changed
+fields."""
 
 from __future__ import annotations
 
@@ -34,12 +35,12 @@ from .trust import import_name, live
 PathOrUrl = Annotated[Path, AfterValidator(place)]
 """A field that holds a path, or an address in the cloud (`objects.Url`)."""
 Share = Annotated[float, Field(gt=0, lt=1)]
-"""A field, or each item of one, that holds a share of a whole."""
+"""A field, or each item of one, that holds a fraction between 0 and 1, both excluded."""
 FINITE = ConfigDict(allow_inf_nan=False)
-"""For records of settings, no number of which may be infinite, nor beyond `SIZES`."""
+"""Configuration of records of settings, whose numbers must be finite and within `SIZES`."""
 SIZES = (1e-30, 1e30)
-"""Of numbers in settings other than 0: float32, in which they are used, has room for these and for their products with
-what networks have."""
+"""Smallest and largest magnitude of settings other than 0: they are used in float32, which has to hold them and their
+products with the values in networks."""
 _FIRST_WRITTEN = {
     "StepFilter": "astdistill.methods.parts.accept:Accept",
     "LossThreshold": "astdistill.methods.parts.accept:LossThreshold",
@@ -77,12 +78,12 @@ _FIRST_WRITTEN = {
     "Recompute": "astdistill.unroll.recompute:Recompute",
     "Truncated": "astdistill.unroll.truncated:Truncated",
 }
-"""Built-in parts by the name of today, with the one that the first files have, where it is another.
+"""Built-in parts by their current name, with their name in the first files, if that is another one.
 
-Saved runs are told apart by digests of the first names, so nothing on the right ever changes. A new part needs no line.
-One that is renamed needs its new name on the left; one without a line gets one, with its old name on the right.
+Saved runs are identified by digests of the first names, so nothing on the right ever changes. A new part needs no
+entry. A renamed part needs its new name on the left; if it has no entry yet, add one with its old name on the right.
 """
-_TODAY = {old: name for name, first in _FIRST_WRITTEN.items() for old in (first, first.rpartition(":")[2])}
+_CURRENT_NAMES = {old: name for name, first in _FIRST_WRITTEN.items() for old in (first, first.rpartition(":")[2])}
 
 
 class Record(BaseModel):
@@ -99,24 +100,24 @@ class Record(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _by_todays_fields(cls, data: Any) -> Any:
+    def _translate_fields(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
         return cls._read(data)
 
     @classmethod
     def _read(cls, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Values by the fields of today. Raises InputError for those that another record has now."""
+        """Translate fields to their current names. Raises InputError for fields that have moved to another record."""
         for name in cls.gone.keys() & data.keys():
             raise InputError(f"{cls.__name__} no longer has '{name}'; give {cls.gone[name]} in its place.")
-        return _with_keys(data, renamed_fields(cls))
+        return _rename_keys(data, renamed_fields(cls))
 
     @field_validator("*", mode="after")
     @classmethod
-    def _of_a_size(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse numbers that no saved file could hold, and those of settings that float32 would take for 0 or for
+    def _check_size(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse numbers that no saved file can hold, and numbers in settings that float32 would round to 0 or to
         infinity."""
-        power = 63 + ("seed" in (info.field_name or ""))  # JSON has 64 bits, torch's counts 63
+        power = 63 + ("seed" in (info.field_name or ""))  # integers have 64 bits in JSON, 63 in torch's counts
         for each in value if isinstance(value, tuple) else (value,):
             if isinstance(each, int) and not -(2**63) <= each < 2**power:
                 raise PydanticCustomError("size", "choose a whole number below 2^{power}", {"power": power})
@@ -127,26 +128,26 @@ class Record(BaseModel):
         return value
 
     def unread(self) -> tuple[str, ...]:
-        """Fields that have no effect, given the values of the others, by name; inside a record that is a field, by
-        dotted name. A person who gives one is told so."""
+        """Names of the fields that have no effect, given the values of the others; dotted names for fields of nested
+        records. The user is warned when one of them is given."""
         return ()
 
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed, validated again."""
-        known, changes = type(self).model_fields, self._read(changes)
-        wrong = [name for name in changes if name not in known]
+        fields, changes = type(self).model_fields, self._read(changes)
+        wrong = [name for name in changes if name not in fields]
         if wrong:
-            raise InputError(f"{type(self).__name__} has no field '{wrong[0]}'; its fields are {', '.join(known)}.")
-        return type(self).model_validate({name: getattr(self, name) for name in known} | changes)
+            raise InputError(f"{type(self).__name__} has no field '{wrong[0]}'; its fields are {', '.join(fields)}.")
+        return type(self).model_validate({name: getattr(self, name) for name in fields} | changes)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary from which `model_validate` rebuilds an equal record."""
         return self.model_dump(mode="json", serialize_as_any=True)
 
     def first_written(self) -> dict[str, Any]:
-        """What `to_json` gives, with every part and every renamed field by its first name: the form whose digest
-        outlives all renaming."""
-        return as_first_written(_by_first_fields(self, self.to_json()))
+        """The result of `to_json`, with every part and every renamed field by its first name: the digest of this form
+        does not change when something is renamed."""
+        return as_first_written(_with_first_field_names(self, self.to_json()))
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that change when any field does, and not when a built-in part or a field is
@@ -155,38 +156,42 @@ class Record(BaseModel):
 
 
 def explained(kind: type[Record], field: str) -> str:
-    """The text below a field in the source of its class, or of the base class that has one where only the default is
-    another; '' where there is none, or no source.
+    """The docstring below a field in the source of its class, or of the base class that has one if only the default is
+    overridden; '' if there is none, or no source.
 
-    pydantic reads these texts of every class when it is made, which is a third of the time that the package takes to
-    import; help alone wants them.
+    pydantic can read these texts when a class is defined, but that takes a third of the import time of the package, and
+    only the help needs them.
     """
-    texts = (_texts(each).get(field, "") for each in kind.__mro__ if field in vars(each).get("__annotations__", {}))
+    texts = (
+        _field_docstrings(each).get(field, "")
+        for each in kind.__mro__
+        if field in vars(each).get("__annotations__", {})
+    )
     return next(filter(None, texts), "")
 
 
 @cache
-def _texts(kind: type) -> dict[str, str]:
-    """The texts below the fields of a class, without those of its base classes."""
+def _field_docstrings(kind: type) -> dict[str, str]:
+    """The docstrings below the fields of a class, without those of its base classes."""
     try:
         source = dedent(inspect.getsource(kind))
-    except (OSError, TypeError):  # typed into Python itself
+    except (OSError, TypeError):  # defined in an interactive session
         return {}
     tree = ast.parse(source).body[0]
-    found = {}
-    for field, below in pairwise(getattr(tree, "body", ())):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            text = getattr(below.value, "value", None)
+    texts = {}
+    for field, following in pairwise(getattr(tree, "body", ())):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(following, ast.Expr):
+            text = getattr(following.value, "value", None)
             if isinstance(text, str):
-                found[field.target.id] = inspect.cleandoc(text)
-    return found
+                texts[field.target.id] = inspect.cleandoc(text)
+    return texts
 
 
 class Component(Record):
-    """A record whose fields may be filled by any subclass, also one from a user's own package.
+    """A record that, as the type of a field, accepts any subclass, including one from a user's package.
 
-    Its JSON names the class, so that a file is read back with it: a part of this package by its name alone, wherever
-    its file lies, and any other as `package.module:Class`. A name without a colon is therefore never a user's.
+    Its JSON names the class, so that a file is read back with it: a part of this package by its name alone, in whatever
+    module it is defined, and any other as `package.module:Class`. A name without a colon is therefore never a user's.
     """
 
     model_config = FINITE
@@ -194,7 +199,7 @@ class Component(Record):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        _LIVE[f"{cls.__module__}:{cls.__qualname__}"] = cls
+        _DEFINED[f"{cls.__module__}:{cls.__qualname__}"] = cls
         if cls.__module__.partition(".")[0] != _PACKAGE or "<locals>" in cls.__qualname__:
             return
         name, other = cls.__qualname__, _BUILT_IN.get(cls.__qualname__, cls)
@@ -223,9 +228,9 @@ class Component(Record):
 
 _PACKAGE = __name__.partition(".")[0]
 _BUILT_IN: dict[str, type[Component]] = {}
-"""The parts of this package by name; each enters itself when its class is made."""
-_LIVE: WeakValueDictionary[str, type[Component]] = WeakValueDictionary()
-"""Every part that this process has, also a user's own, by the name that files give it."""
+"""The parts of this package by name; each class registers itself when it is defined."""
+_DEFINED: WeakValueDictionary[str, type[Component]] = WeakValueDictionary()
+"""Every part that is defined in this process, including those of users, by its name in files."""
 
 
 def built_in_components(kind: type[Component]) -> dict[str, type[Component]]:
@@ -234,7 +239,7 @@ def built_in_components(kind: type[Component]) -> dict[str, type[Component]]:
 
 
 def name_of(kind: type[Component]) -> str:
-    """What files call a part: its name where it is built in, otherwise `package.module:Class`."""
+    """The name of a part in files: the class name for a built-in part, otherwise `package.module:Class`."""
     name = kind.__qualname__
     if _BUILT_IN.get(name) is kind:
         return name
@@ -242,17 +247,16 @@ def name_of(kind: type[Component]) -> str:
 
 
 def find_component(name: str) -> Any:
-    """The part of this package called `name`, today or in files of earlier versions, or what a path
-    `package.module:Class` names.
+    """The built-in part called `name`, now or in files of earlier versions, or the object at `package.module:Class`.
 
-    Raises InputError where there is none of that name, and where finding it would import what only a file names.
+    Raises InputError if there is none of that name, and if finding it would import a module that only a file names.
     """
-    component = _BUILT_IN.get(todays_name(name)) or _LIVE.get(name)
+    component = _BUILT_IN.get(todays_name(name)) or _DEFINED.get(name)
     if component is not None:
         return component
     if name.isidentifier():
         raise unknown("part", name, _BUILT_IN, where="in this package; name one of your own as 'package.module:Class'")
-    if name.startswith(f"{_PACKAGE}."):  # nothing of it is imported for a file's sake; the caller sees to its kind
+    if name.startswith(f"{_PACKAGE}."):  # a file never causes an import of it; the caller checks the type
         component = live(name)
     if component is None:
         component = import_name(name)
@@ -260,82 +264,83 @@ def find_component(name: str) -> Any:
 
 
 def todays_name(name: str) -> str:
-    """What a part is called now, by its name now or in files of earlier versions."""
-    return _TODAY.get(name, name)
+    """The current name of a part, given its current name or one from files of earlier versions."""
+    return _CURRENT_NAMES.get(name, name)
 
 
 def as_first_written(value: Any) -> Any:
-    """A JSON-ready value with every part by the name in its first files: the form whose digest outlives all
-    renaming."""
-    return _respelled(value, lambda name: _FIRST_WRITTEN.get(todays_name(name), name))
+    """A JSON-ready value with every part by its name in the first files: the digest of this form does not change when a
+    part is renamed."""
+    return _rename_parts(value, lambda name: _FIRST_WRITTEN.get(todays_name(name), name))
 
 
 def by_todays_names(value: Any) -> Any:
-    """A JSON-ready value, perhaps of an earlier version, with every part by the name that it has now."""
-    return _respelled(value, todays_name)
+    """A JSON-ready value, possibly of an earlier version, with every part by its current name."""
+    return _rename_parts(value, todays_name)
 
 
-def _respelled(value: Any, spelling: Callable[[str], str]) -> Any:
+def _rename_parts(value: Any, rename: Callable[[str], str]) -> Any:
     if isinstance(value, list):
-        return [_respelled(each, spelling) for each in value]
+        return [_rename_parts(each, rename) for each in value]
     if not isinstance(value, dict):
         return value
-    inner = {name: _respelled(each, spelling) for name, each in value.items()}
+    inner = {name: _rename_parts(each, rename) for name, each in value.items()}
     if isinstance(inner.get("part"), str):
-        inner["part"] = spelling(inner["part"])
+        inner["part"] = rename(inner["part"])
     return inner
 
 
 def renamed_fields(kind: type[Record]) -> dict[str, str]:
-    """Old names of fields of a record with today's, those of its base classes included."""
+    """Old names of the fields of a record, mapped to the current ones; those of its base classes included."""
     tables = (vars(base).get("renamed", {}) for base in reversed(kind.__mro__))
     return {old: new for table in tables for old, new in table.items()}
 
 
-def _with_keys(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """`data` with the keys in `names` replaced. Raises InputError where a value is given by both."""
+def _rename_keys(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """`data` with the keys in `names` replaced. Raises InputError if a value is given under both names."""
     for old, new in names.items():
         if old in data and new in data:
             raise InputError(f"'{old}' is now called '{new}', and both are given; leave out '{old}'.")
     return {names.get(name, name): value for name, value in data.items()}
 
 
-def _by_first_fields(value: Any, shown: Any) -> Any:
-    """`shown`, the JSON of `value`, with the renamed fields of every record in it by their first names."""
-    if isinstance(value, Record) and isinstance(shown, dict):
+def _with_first_field_names(value: Any, dumped: Any) -> Any:
+    """`dumped`, the JSON of `value`, with the renamed fields of every record in it by their first names."""
+    if isinstance(value, Record) and isinstance(dumped, dict):
         first = {new: old for old, new in reversed(renamed_fields(type(value)).items())}
         return {
-            first.get(name, name): _by_first_fields(getattr(value, name, None), inner) for name, inner in shown.items()
+            first.get(name, name): _with_first_field_names(getattr(value, name, None), inner)
+            for name, inner in dumped.items()
         }
-    if isinstance(value, tuple | list) and isinstance(shown, list):
-        return [_by_first_fields(each, inner) for each, inner in zip(value, shown, strict=True)]
-    if isinstance(value, Mapping) and isinstance(shown, dict):
-        return {name: _by_first_fields(value.get(name), inner) for name, inner in shown.items()}
-    return shown
+    if isinstance(value, tuple | list) and isinstance(dumped, list):
+        return [_with_first_field_names(each, inner) for each, inner in zip(value, dumped, strict=True)]
+    if isinstance(value, Mapping) and isinstance(dumped, dict):
+        return {name: _with_first_field_names(value.get(name), inner) for name, inner in dumped.items()}
+    return dumped
 
 
 def moved(tree: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """A nested dictionary with each value that `table` names put elsewhere: dotted path → dotted path.
+    """A copy of a nested dictionary with values moved according to `table`: dotted path → dotted path.
 
-    Nothing given is changed. Raises InputError where both places have a value.
+    The input is not changed. Raises InputError if both paths have a value.
     """
-    changed, placed = dict(tree), set()
+    changed, used = dict(tree), set()
     for old, new in table.items():
-        value = _taken(changed, old.split("."))
+        value = _pop(changed, old.split("."))
         if value is _ABSENT:
             continue
-        if new in placed or _given(tree, new.split(".")):
+        if new in used or _has_value(tree, new.split(".")):
             raise InputError(f"'{old}' is now called '{new}', and both are given; leave out '{old}'.")
         _put(changed, new.split("."), value)
-        placed.add(new)
+        used.add(new)
     return changed
 
 
 _ABSENT = object()
 
 
-def _taken(tree: dict[str, Any], path: list[str]) -> Any:
-    """The value at `path`, which it no longer has afterwards; dictionaries on the way are copied first."""
+def _pop(tree: dict[str, Any], path: list[str]) -> Any:
+    """Remove the value at `path` and return it; dictionaries along the path are copied first."""
     for name in path[:-1]:
         if not isinstance(tree.get(name), Mapping):
             return _ABSENT
@@ -343,8 +348,8 @@ def _taken(tree: dict[str, Any], path: list[str]) -> Any:
     return tree.pop(path[-1], _ABSENT)
 
 
-def _given(tree: Any, path: list[str]) -> bool:
-    """Whether there is a value at `path`; those of a record on the way are not counted as given."""
+def _has_value(tree: Any, path: list[str]) -> bool:
+    """Whether there is a value at `path`; values inside a record along the path do not count."""
     for name in path:
         if not isinstance(tree, Mapping) or name not in tree:
             return False
@@ -353,7 +358,7 @@ def _given(tree: Any, path: list[str]) -> bool:
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    """Put a value at `path`; a record on the way becomes a dictionary of its values."""
+    """Put a value at `path`; a record along the path becomes a dictionary of its values."""
     for name in path[:-1]:
         inner = tree.get(name, {})
         if isinstance(inner, Record):

@@ -1,5 +1,5 @@
-"""What numbers can be computed on and by: the devices that are supported, whether they are there, the names of engines,
-and reading what was computed."""
+"""Supported devices and whether this machine has them, the names of engines, and the transfer of computed numbers to
+the host."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AUTO = "auto"
-"""The device that is a CUDA GPU where there is a usable one, and the CPU everywhere else."""
+"""The device name for a CUDA GPU if there is a usable one, and the CPU otherwise."""
 EngineName = Literal["auto", "native", "compiled", "compiled-bfloat16", "eager"]
 """auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot
 do; compiled-bfloat16 is the approximate one (see `CompiledEngine`)."""
 
 
 class Movable(Protocol):
-    """What can be taken to another device, such as a tensor or a data set."""
+    """Anything that can be moved to another device, such as a tensor or a data set."""
 
     def to(self, device: str, /) -> Self: ...
 
@@ -35,7 +35,7 @@ def read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
     However many there are, the host waits once for the device. float32 numbers come back exactly.
     """
-    import torch  # here and below, since the names of this module are needed where nothing is computed
+    import torch  # imported in functions, because this module is also needed where nothing is computed
 
     return dict(
         zip(scalars, torch.stack([scalar.detach().double() for scalar in scalars.values()]).cpu().tolist(), strict=True)
@@ -43,7 +43,7 @@ def read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def settled_device(device: str | torch.device) -> str:
-    """The device that a name stands for here: 'auto' is cuda where `usable_cuda`, otherwise cpu; others are themselves.
+    """The device that a name resolves to: 'auto' is cuda if `usable_cuda`, otherwise cpu; other names are unchanged.
 
     Apple's mps is never chosen, because nothing here has been tested on it.
     """
@@ -56,8 +56,8 @@ def settled_device(device: str | torch.device) -> str:
 
 @lru_cache(maxsize=1)
 def usable_cuda() -> bool:
-    """Whether a kernel runs on the first CUDA GPU: a driver that is too old, or a card that torch was not built for, is
-    only noticed then."""
+    """Whether a kernel runs on the first CUDA GPU: an outdated driver, or a card that torch was not built for, is only
+    detected by running one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -69,33 +69,33 @@ def usable_cuda() -> bool:
 
 
 def supported(device: str) -> torch.device:
-    """The device of that name: auto, cpu, cuda or cuda:N, whether it is there or not. Raises InputError for any
-    other."""
+    """The device of that name: auto, cpu, cuda or cuda:N, whether this machine has it or not. Raises InputError for any
+    other name."""
     import torch
 
     try:
-        known = torch.device(settled_device(device))
+        resolved = torch.device(settled_device(device))
     except RuntimeError as error:
         raise InputError(f"'{device}' is not a device; choose --device auto, cpu or cuda.") from error
-    if known.type == "mps":
+    if resolved.type == "mps":
         raise InputError(f"--device {device} was asked for, but mps is not tested; choose --device auto, cpu or cuda.")
-    if known.type not in ("cpu", "cuda"):
+    if resolved.type not in ("cpu", "cuda"):
         raise InputError(
             f"--device {device} was asked for, but only cpu and cuda are supported; choose one of them, or auto."
         )
-    return known
+    return resolved
 
 
 def is_there(device: str) -> bool:
-    """Whether this machine has it."""
+    """Whether this machine has the device."""
     import torch
 
-    known = supported(device)
-    return known.type == "cpu" or (known.index or 0) < torch.cuda.device_count()
+    resolved = supported(device)
+    return resolved.type == "cpu" or (resolved.index or 0) < torch.cuda.device_count()
 
 
 def check_device(device: str) -> None:
-    """Raise InputError for a device that is not supported, or not there."""
+    """Raise InputError for a device that is not supported, or that this machine does not have."""
     import torch
 
     if not is_there(device):
@@ -106,8 +106,8 @@ def check_device(device: str) -> None:
 
 
 def gpus(device: torch.device) -> int:
-    """How many GPUs workers may have between them, where the work was to be done on `device`: none for another kind of
-    device, nor where a GPU other than the first was named."""
+    """The number of GPUs that workers may divide among them for work on `device`: 0 for another kind of device, and if
+    a GPU other than the first was named."""
     import torch
 
     if device.type != "cuda" or device.index:
@@ -116,13 +116,13 @@ def gpus(device: torch.device) -> int:
 
 
 def own_gpu(number: int) -> dict[str, str]:
-    """The environment of worker `number`, counted from 0: it sees one GPU, and no other worker sees that one."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(number + 1)))
-    return {"CUDA_VISIBLE_DEVICES": named.split(",")[number].strip()}
+    """The environment of worker `number`, counted from 0, in which it sees one GPU, a different one for each worker."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(number + 1)))
+    return {"CUDA_VISIBLE_DEVICES": visible.split(",")[number].strip()}
 
 
 def moved(thing: Thing, device: str | None) -> Thing:
-    """The same on that device; itself where None is named. Raises InputError as `check_device`."""
+    """`thing` on that device; unchanged if `device` is None. Raises InputError as `check_device`."""
     if device is None:
         return thing
     check_device(device)

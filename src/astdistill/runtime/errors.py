@@ -1,4 +1,4 @@
-"""Sentences for the person who typed something we cannot use."""
+"""Exceptions, and messages about input that cannot be used."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """Bad input, found at the entrance: the value given, what is allowed, the next command.
+    """Invalid input. The message names the value given, what is allowed, and the next command.
 
-    The command line prints the sentence and exits with code 2; nothing has been written when it is raised.
+    It is raised before anything is written; the command line prints the message and exits with code 2.
     """
 
     def __str__(self) -> str:
-        """The sentence; signs of a stranger's names that a terminal would obey are written out."""
+        """The message, with characters that control a terminal written out, since it may contain foreign names."""
         return printable(super().__str__())
 
 
 class LostError(InputError):
-    """The process or the node of a job was lost, as happens where memory runs out; `job` is that, None where none was
-    under way there."""
+    """The process or the node of a job was lost, usually because memory ran out. `job` is the job it was computing,
+    None if there was none."""
 
     job: Any = None
 
 
 class DivergedError(RuntimeError):
-    """Numbers stopped being finite too often to go on; the last good state is on disk."""
+    """Numbers became non-finite too often to continue; the last good state is on disk."""
 
 
 class FolderGoneError(RuntimeError):
@@ -47,25 +47,25 @@ ALLOWED = {
     "literal_error": "choose {expected}",
     "extra_forbidden": "there is no setting of that name",
 }
-"""What a record says of a value that it refuses, in our words; its own stand for all else."""
+"""Messages for values that pydantic refuses, by its error type; other errors keep the message of pydantic."""
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "", where: str = "") -> InputError:
-    """The error for a name that is not in `choices`, with the nearest one suggested; many are not named but `listed_by`
-    a command.
+    """The error for a name that is not in `choices`, with the nearest one suggested; a long list of choices is replaced
+    by `listed_by`, the command that prints it.
 
-    `where` says what the name was looked for in, from the preposition on.
+    `where` completes the sentence with where the name was looked up, starting with a preposition.
     """
     names = sorted(choices)
-    known = f"Known: {', '.join(names) or 'none'}"
+    listing = f"Known: {', '.join(names) or 'none'}"
     if listed_by:
-        known = f"All are listed by: {listed_by}"
-    return InputError(f"There is no {kind} '{name}'{where and f' {where}'}.{suggestion(name, names)} {known}.")
+        listing = f"All are listed by: {listed_by}"
+    return InputError(f"There is no {kind} '{name}'{where and f' {where}'}.{suggestion(name, names)} {listing}.")
 
 
 def suggestion(name: str, names: Sequence[str], most: int = 1, cutoff: float = 0.5) -> str:
-    """A sentence that names the nearest of `names`, behind a space, or '' where none is near. `most` says how many it
-    may name, `cutoff` how alike they must be (`difflib`)."""
+    """A sentence that names the nearest of `names`, after a space; '' if none is near. `most` is how many it may name,
+    `cutoff` how similar they must be (`difflib`)."""
     near = difflib.get_close_matches(name, names, n=most, cutoff=cutoff)
     if not near:
         return ""
@@ -73,19 +73,19 @@ def suggestion(name: str, names: Sequence[str], most: int = 1, cutoff: float = 0
 
 
 def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "") -> InputError:
-    """The first thing that a record refuses, as one sentence. A `prog` says that it was typed, as a flag below
-    `prefix`."""
+    """The first error of a record's validation, as one sentence. With `prog`, the value was typed as a flag below
+    `prefix` of that command."""
     if isinstance(error, InputError):
         return error
     first = error.errors()[0]
-    told = first.get("ctx", {})
-    if isinstance(told.get("error"), InputError):
-        return told["error"]
+    context = first.get("ctx", {})
+    if isinstance(context.get("error"), InputError):
+        return context["error"]
     names = [piece for piece in first["loc"] if isinstance(piece, str)]
     name = ".".join(filter(None, [prefix, *names]))
     if prog:
         name = f"--{name.replace('_', '-')}"
     allowed = first["msg"][:1].lower() + first["msg"][1:]
     if first["type"] in ALLOWED:
-        allowed = ALLOWED[first["type"]].format(**told)
+        allowed = ALLOWED[first["type"]].format(**context)
     return InputError(f"{name} cannot be {first['input']!r}; {allowed}.{prog and f' See: {prog} --help'}")

@@ -1,5 +1,5 @@
-"""Files that are whole or absent, and are what was written: atomic writes, digests, locks, JSON, tensors, and folders
-to write to. No domain words here."""
+"""Atomic file writes, digests, locks, JSON, tensors, and output folders. Nothing here is specific to dataset
+distillation."""
 
 from __future__ import annotations
 
@@ -31,33 +31,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUMBERS = re.compile(r'\[\n\s+([^][{}"]+)\n\s+\]')
-"""A list of plain values in indented JSON; a line break never stands inside a string there."""
+"""A list of plain values in indented JSON, in which no string contains a line break."""
 
 
 DIGESTS = "digests"
-"""The word under which a safetensors file of ours has the digests of its contents."""
-OURS = re.compile(rf"\..+\.{TAG}\.tmp")
-FORMERLY = re.compile(
+"""The metadata key of the digests in a safetensors file of this package."""
+TEMPORARY = re.compile(rf"\..+\.{TAG}\.tmp")
+LEGACY_TEMPORARY = re.compile(
     r"\.(config|provenance|state|synthetic|last|best|scores|recipe|[0-9]+)\..+\.[a-z0-9_]{8}\.tmp"
     r"|\..+-[0-9a-f]{12}\.(npy\.[0-9]+\.tmp|partial)"
 )
-"""Names of temporary files and folders: today's; and those of the first version, in runs, stores and the cache."""
+"""Names of temporary files and folders: the current form, and those of the first version, in runs, stores and the
+cache."""
 ABANDONED_S = 86400.0
-"""Seconds without a change after which a temporary file of a process that cannot be asked is removed."""
+"""Seconds without a change after which a temporary file is removed if its process cannot be checked."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What a file system says that has no locks."""
+"""Error codes of a file system without locks."""
 _SWEPT: set[tuple[int, str]] = set()
-"""By process and path, the folders whose left-over temporary files have been removed."""
+"""Folders whose leftover temporary files have been removed, by process and path."""
 _TAKEN: dict[str, tuple[int, Path, int]] = {}
-"""By path, folders that a process (its number) has for itself: the file that says so, by name and open, so that no
-later file is taken for it."""
+"""Folders reserved by a process, by path: the number of the process, the file that marks the reservation, and its open
+descriptor, which distinguishes it from a later file of that name."""
 
 
 @contextmanager
 def replacing(path: Path, stays: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it when it does not.
+    """Yield a temporary path next to `path`; rename it to `path` if the block succeeds, remove it otherwise.
 
-    With `stays`, a file that another process has put at `path` meanwhile is kept where `stays(path)` says so.
+    With `stays`, a file that another process has written to `path` meanwhile is kept if `stays(path)` is true.
     """
     temporary = beside(path)
     try:
@@ -66,17 +67,17 @@ def replacing(path: Path, stays: Callable[[Path], bool] | None = None) -> Iterat
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            temporary.chmod(mode)  # safetensors gives 0600, which would hide results from the rest of a group
+            temporary.chmod(mode)  # safetensors sets 0600, which would hide results from the rest of a group
             check_taken(path)
-            if stays is None or not (_linked(temporary, path) or stays(path)):
+            if stays is None or not (_link_if_absent(temporary, path) or stays(path)):
                 temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _linked(temporary: Path, path: Path) -> bool:
-    """Give the file its name, whole, if nothing has that name; whether that was done. Of several processes one does
-    it."""
+def _link_if_absent(temporary: Path, path: Path) -> bool:
+    """Give the file the name `path` atomically, unless that exists. Returns whether it did; of several processes one
+    succeeds."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -91,7 +92,7 @@ def _linked(temporary: Path, path: Path) -> bool:
 
 
 def beside(path: Path, folder: bool = False) -> Path:
-    """A new file, or folder, beside `path`, of a temporary name that says whose it is; who may read it follows from the
+    """Create a file, or folder, next to `path`, whose temporary name identifies this process; permissions follow the
     umask. An OSError names `path`, which is what the user asked for.
 
     The first call for a folder removes what killed processes have left there.
@@ -113,18 +114,18 @@ def beside(path: Path, folder: bool = False) -> Path:
 
 
 def sweep_once(folder: Path) -> None:
-    """`sweep`, unless this process has done so before."""
+    """Call `sweep`, unless this process has done so for this folder."""
     if (os.getpid(), str(folder.absolute())) not in _SWEPT:
         sweep(folder)
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files and folders of ours in `folder` that no process is writing any more: of dead processes of
-    this machine, and those that nobody has changed for a day."""
+    """Remove temporary files and folders of this package in `folder` that no process writes any more: those of ended
+    processes of this machine, and those that have not changed for a day."""
     _SWEPT.add((os.getpid(), str(folder.absolute())))
     with suppress(OSError):
         for path in list(folder.iterdir()):
-            if OURS.fullmatch(path.name) or FORMERLY.fullmatch(path.name):
+            if TEMPORARY.fullmatch(path.name) or LEGACY_TEMPORARY.fullmatch(path.name):
                 _remove_abandoned(path)
 
 
@@ -139,7 +140,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that another process may rename at the same time: either finds it whole, or not at all."""
+    """Remove a folder that another process may rename at the same time: that process finds it complete or absent."""
     aside = folder.with_name(f".{folder.name}.{new_tag()}.tmp")
     with suppress(OSError):
         folder.rename(aside)
@@ -147,8 +148,8 @@ def remove_folder(folder: Path) -> None:
 
 
 def abandoned(path: Path) -> bool:
-    """Whether the process that a name belongs to is gone; where that cannot be known, whether nothing has changed for a
-    day. Raises OSError where there is no such file."""
+    """Whether the process that a name belongs to has ended; if that cannot be known, whether nothing has changed for a
+    day. Raises OSError if there is no such file."""
     alive = owner_alive(path.name)
     if alive is not None:
         return not alive
@@ -157,7 +158,7 @@ def abandoned(path: Path) -> bool:
 
 
 def take(folder: Path, by: Path) -> None:
-    """Let nothing be written to `folder` from now on unless the file `by` is there, the same as now."""
+    """From now on, refuse writes to `folder` unless the file `by` exists and is the same file as now."""
     _TAKEN[_absolute(folder)] = os.getpid(), by, os.open(by, os.O_RDONLY)
 
 
@@ -169,21 +170,21 @@ def give_back(folder: Path) -> None:
 
 
 def check_taken(path: Path) -> None:
-    """Raise FolderGoneError where `path` lies in a folder that this process had for itself, and has no more."""
+    """Raise FolderGoneError if `path` lies in a folder that this process had reserved with `take` and has lost."""
     if not _TAKEN:
         return
-    place = _absolute(path)
+    target = _absolute(path)
     for folder, (pid, by, handle) in list(_TAKEN.items()):
-        if pid != os.getpid() or not (place == folder or place.startswith(folder + os.sep)):
+        if pid != os.getpid() or not (target == folder or target.startswith(folder + os.sep)):
             continue
         try:
-            ours = os.path.samestat(by.stat(), os.fstat(handle))
+            unchanged = os.path.samestat(by.stat(), os.fstat(handle))
         except OSError as error:
             raise FolderGoneError(
                 f"{folder} was deleted or moved while this process was writing to it, so nothing more is written; move "
                 "it back, or begin anew, with the same command."
             ) from error
-        if not ours:
+        if not unchanged:
             raise FolderGoneError(
                 f"Another process has taken over {folder}, so this one writes nothing more to it; let that one end, or "
                 "name another --out."
@@ -196,11 +197,11 @@ def _absolute(path: Path) -> str:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What the system says in the block, a full disk for example, is an OSError that names a file, `path` where it
-    names none."""
+    """Make every OSError in the block, for example of a full disk, name a file: `path`, unless it names one already.
+    Errors of the system that safetensors reports become an OSError, too."""
     try:
         yield
-    except SafetensorError as error:  # which says it in an exception of its own
+    except SafetensorError as error:  # how safetensors reports errors of the system
         if (code := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
@@ -212,15 +213,15 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold `path` against other processes for the block; yields whether it is held. The system frees it when a process
-    dies.
+    """Hold a lock on `path` against other processes for the block; yields whether it is held. The system releases it
+    when the process dies.
 
-    With `wait`, returns once the lock is free; without, yields False at once when another process has it. Raises
-    OSError with one of `NO_LOCKS` where the file system has no locks.
+    With `wait`, block until the lock is free; without, yield False at once if another process has it. Raises OSError
+    with one of `NO_LOCKS` if the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
-        path.touch()  # here, so that who may open it follows from the umask
+        path.touch()  # created here, so that its permissions follow the umask
         held = filelock.FileLock(path, fallback_to_soft=False)
         try:
             held.acquire(blocking=wait)
@@ -237,9 +238,8 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
 
 
 def check_regular(path: Path) -> None:
-    """Raise InputError where opening `path` could wait for ever or give bytes without an end, and replacing it would
-    take a device away: where it is, or links to, a pipe, a device or a socket. What is not there is left to whoever
-    opens it."""
+    """Raise InputError if `path` is, or links to, a pipe, a device or a socket: opening it could block for ever or give
+    endless bytes, and replacing it would remove a device. A path that does not exist is accepted."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -249,12 +249,12 @@ def check_regular(path: Path) -> None:
 
 
 def open_tensors(path: Path) -> Any:
-    """A safetensors file, to be closed as a context. Raises InputError for what is no regular file, FileNotFoundError
-    and SafetensorError as `safe_open` does."""
+    """A safetensors file, to be used as a context manager. Raises InputError if it is not a regular file,
+    FileNotFoundError and SafetensorError as `safe_open` does."""
     check_regular(path)
     try:
         str(path).encode()
-    except UnicodeEncodeError:  # a name whose bytes are no UTF-8, which the library does not take
+    except UnicodeEncodeError:  # the library does not accept names that are not UTF-8
         with path.open("rb") as file:
             return safe_open(f"/proc/self/fd/{file.fileno()}", framework="pt")
     return safe_open(path, framework="pt")
@@ -262,19 +262,18 @@ def open_tensors(path: Path) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        # A name whose bytes are no UTF-8 has halves of signs in it, which are written out.
+        # File names that are not UTF-8 contain surrogates, which are written as escapes.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Nothing; writes `value` as indented JSON, whole or not at all, with lists of numbers on one line each."""
+    """Write `value` as indented JSON, whole or not at all, with lists of numbers on one line each."""
     text = json.dumps(value, indent=2)
     write_text(path, NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises InputError naming the file when it is absent, broken, or holds anything
-    else."""
+    """The object in a JSON file. Raises InputError naming the file if it is absent, broken, or holds anything else."""
     check_regular(path)
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
@@ -291,28 +290,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 DEEPEST = 50
-"""Lists and objects inside one another in a JSON file; ours have up to ten."""
+"""Maximum nesting of lists and objects in a JSON file; files of this package have up to ten levels."""
 LONGEST_NUMBER = 40
-"""Letters of a number there."""
+"""Maximum number of characters of a number in a JSON file."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, for numbers that no float or 64-bit integer holds,
-    and for values that lie deeper in one another than anybody needs."""
+    """Parse a JSON text. Raises ValueError for invalid JSON, for numbers that no float or 64-bit integer holds, and for
+    values nested deeper than `DEEPEST`."""
     try:
         value = json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("its values lie too deep in one another") from None
-    below, depth = [value], 0
-    while below := [inner for each in below for inner in _inside(each)]:
+    level, depth = [value], 0
+    while level := [inner for each in level for inner in _children(each)]:
         depth += 1
         if depth > DEEPEST:
             raise ValueError("its values lie too deep in one another")
     return value
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    """What a list or an object holds of lists and objects."""
+def _children(value: Any) -> Iterable[Any]:
+    """The lists and objects directly inside a list or an object."""
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):
@@ -338,8 +337,9 @@ def _finite_number(text: str) -> float:
 
 
 def fingerprint(values: Tensor) -> str:
-    """32 hexadecimal digits of the bytes of a CPU tensor, by XXH3: against flipped bits, at some 30 GB a second."""
-    import torch  # not needed by those who read JSON alone
+    """The XXH3 hash of the bytes of a CPU tensor, 32 hexadecimal digits: it detects flipped bits, at some 30 GB a
+    second."""
+    import torch  # imported here, because reading JSON does not need it
 
     return xxhash.xxh3_128_hexdigest(values.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
@@ -347,15 +347,15 @@ def fingerprint(values: Tensor) -> str:
 def _digests(
     plain: Mapping[str, Tensor], header: Mapping[str, str], tensors: Mapping[str, str | list[str]]
 ) -> dict[str, Any]:
-    """Those of the tensors, and one of everything else in the file."""
+    """The digests of the tensors, and one of everything else in the file."""
     shapes = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in plain.items()}
     return {"tensors": tensors, "header": header_digest(shapes, header, tensors)}
 
 
 def header_digest(shapes: Mapping[str, Any], header: Mapping[str, str], tensors: Mapping[str, Any]) -> str:
-    """A digest of all that a file says of itself: types and shapes by name, metadata, digests of the tensors."""
-    words = {name: value for name, value in header.items() if name != DIGESTS}
-    return xxhash.xxh3_128_hexdigest(json.dumps([shapes, words, tensors], sort_keys=True).encode())
+    """A digest of the header of a file: types and shapes by name, metadata, digests of the tensors."""
+    metadata = {name: value for name, value in header.items() if name != DIGESTS}
+    return xxhash.xxh3_128_hexdigest(json.dumps([shapes, metadata, tensors], sort_keys=True).encode())
 
 
 def save_tensors(
@@ -365,15 +365,16 @@ def save_tensors(
     by_row: Collection[str] = (),
     stays: Callable[[Path], bool] | None = None,
 ) -> None:
-    """Write named tensors and JSON metadata to one safetensors file, whole or not at all, with digests of all of it;
-    tensors in `by_row` have one for each row, so that a row can be checked alone. For `stays` see `replacing`."""
-    from safetensors.torch import save_file  # imports torch, which nobody needs who reads JSON alone
+    """Write named tensors and JSON metadata to one safetensors file, whole or not at all, with digests of all of it.
+    Tensors in `by_row` have one digest for each row, so that a single row can be verified. For `stays` see
+    `replacing`."""
+    from safetensors.torch import save_file  # imports torch, which reading JSON does not need
 
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     header = {name: json.dumps(value) for name, value in (metadata or {}).items() if name != DIGESTS}
-    sums: dict[str, str | list[str]] = {name: fingerprint(tensor) for name, tensor in plain.items()}
-    sums |= {name: [fingerprint(row) for row in plain[name]] for name in by_row}
-    header[DIGESTS] = json.dumps(_digests(plain, header, sums))
+    digests: dict[str, str | list[str]] = {name: fingerprint(tensor) for name, tensor in plain.items()}
+    digests |= {name: [fingerprint(row) for row in plain[name]] for name in by_row}
+    header[DIGESTS] = json.dumps(_digests(plain, header, digests))
     with replacing(path, stays) as temporary:
         save_file(plain, temporary, metadata=header)
 
@@ -382,84 +383,83 @@ MEND = "move it away and run what wrote it again"
 
 
 def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a file that `save_tensors` wrote. Raises InputError naming a broken file, and one
-    whose contents are not what was written; `mend` says what to do then."""
+    """The tensors and the metadata of a file that `save_tensors` wrote. Raises InputError for a broken file, and for
+    one whose contents have changed since it was written; `mend` says what to do then."""
     try:
         with open_tensors(path) as file:
-            words = file.metadata() or {}
-            header = {name: parse_json(value) for name, value in words.items()}
-            # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of
-            # its factors.
+            metadata = file.metadata() or {}
+            header = {name: parse_json(value) for name, value in metadata.items()}
+            # Cloned, so that torch chooses the alignment: the last bits of a matrix product can depend on that of its
+            # factors.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
     except (SafetensorError, OSError) as error:
-        raise _no_tensors(path, error, mend) from error
+        raise _broken_file(path, error, mend) from error
     except InputError:
         raise
     except ValueError as error:
         raise InputError(
             f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run."
         ) from error
-    except Exception as error:  # a header of other types than the library looks for
-        raise _no_tensors(path, error, mend) from error
-    sealed, sums = has_digests(words), header.pop(DIGESTS, None)
-    if sealed and (wrong := _altered(tensors, words, sums)):
-        raise InputError(f"{path} was changed after it was written: {wrong} no longer has its digest; {mend}.")
+    except Exception as error:  # a header with types that the library does not expect
+        raise _broken_file(path, error, mend) from error
+    sealed, stated = has_digests(metadata), header.pop(DIGESTS, None)
+    if sealed and (altered := _altered(tensors, metadata, stated)):
+        raise InputError(f"{path} was changed after it was written: {altered} no longer has its digest; {mend}.")
     return tensors, header
 
 
 def stated_digests(path: Path) -> dict[str, Any]:
-    """The digests of the tensors by name, as a file that `save_tensors` wrote states them; empty where it states none.
+    """The digests of the tensors by name, as stated in a file that `save_tensors` wrote; empty if it states none.
 
-    Its header alone is read, without torch, and nothing is checked: see `load_tensors`. Raises OSError, ValueError and
+    Only the header is read, without torch, and nothing is verified: see `load_tensors`. Raises OSError, ValueError and
     SafetensorError for any other file.
     """
     check_regular(path)
     with safe_open(path, framework="np") as file:
-        words = file.metadata() or {}
-    return dict(parse_json(words[DIGESTS])["tensors"]) if DIGESTS in words else {}
+        metadata = file.metadata() or {}
+    return dict(parse_json(metadata[DIGESTS])["tensors"]) if DIGESTS in metadata else {}
 
 
-def has_digests(words: Mapping[str, str]) -> bool:
-    """Whether the metadata of a file have digests, be it under a name that was damaged; files of earlier versions have
-    none."""
-    return DIGESTS in words or any(text.startswith('{"tensors": ') for text in words.values())
+def has_digests(metadata: Mapping[str, str]) -> bool:
+    """Whether the metadata of a file contain digests, even under a damaged key; files of earlier versions have none."""
+    return DIGESTS in metadata or any(text.startswith('{"tensors": ') for text in metadata.values())
 
 
-def _altered(tensors: Mapping[str, Tensor], words: Mapping[str, str], sums: Any) -> str:
-    """What of a file has another digest than the file says; empty for an undamaged one."""
-    if not isinstance(sums, Mapping) or not isinstance(sums.get("tensors"), Mapping):
+def _altered(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], stated: Any) -> str:
+    """The part of a file that does not match its stated digest; empty for an undamaged file."""
+    if not isinstance(stated, Mapping) or not isinstance(stated.get("tensors"), Mapping):
         return "its list of digests"
-    said: Mapping[str, Any] = sums["tensors"]
-    if said.keys() != tensors.keys() or _digests(tensors, words, dict(said)) != sums:
+    digests: Mapping[str, Any] = stated["tensors"]
+    if digests.keys() != tensors.keys() or _digests(tensors, metadata, dict(digests)) != stated:
         return "its header"
     for name, tensor in tensors.items():
-        if not isinstance(said[name], list):
-            if fingerprint(tensor) != said[name]:
+        if not isinstance(digests[name], list):
+            if fingerprint(tensor) != digests[name]:
                 return f"'{name}'"
-        elif (row := altered_row(tensor, said[name])) is not None:
+        elif (row := altered_row(tensor, digests[name])) is not None:
             return f"row {row} of '{name}'"
     return ""
 
 
-def altered_row(rows: Tensor, wanted: Collection[str]) -> int | None:
-    """The first of `rows` that does not have its digest in `wanted`, counted from 0; None where all have."""
-    if len(rows) != len(wanted):
-        return min(len(rows), len(wanted))
-    pairs = enumerate(zip(rows, wanted, strict=True))
+def altered_row(rows: Tensor, expected: Collection[str]) -> int | None:
+    """Index of the first of `rows` whose digest differs from `expected`; None if all match."""
+    if len(rows) != len(expected):
+        return min(len(rows), len(expected))
+    pairs = enumerate(zip(rows, expected, strict=True))
     return next((number for number, (row, digest) in pairs if fingerprint(row) != digest), None)
 
 
-def _no_tensors(path: Path, error: Exception, mend: str) -> InputError:
+def _broken_file(path: Path, error: Exception, mend: str) -> InputError:
     why = printable(str(error).partition("\n")[0])[:200]
     return InputError(f"{path} is not a whole safetensors file ({why}); name another, or {mend}.")
 
 
 @contextmanager
 def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """What the block takes out of `path` is of the kinds that it wants, or an InputError says that the file does not
-    hold `what`, and the `remedy`."""
+    """Turn errors of the block about values in `path` into an InputError that says that the file does not hold `what`,
+    with the `remedy`."""
     try:
         yield
     except InputError:
@@ -472,7 +472,7 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none.
 
-    Raises InputError for a link: a stranger's folder could have one to any file of the user's.
+    Raises InputError for a symbolic link: in a downloaded folder it could point to any file of the user.
     """
     check_taken(path)
     check_regular(path)
@@ -490,24 +490,26 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 def read_lines(path: Path, valid: Callable[[dict[str, Any]], object] = bool) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file, one each, that are `valid`, which may also raise.
 
-    A last line that a kill cut short is left out; others that are damaged are, too, and are told of.
+    A last line that a kill cut short is left out silently; other damaged lines are left out with a warning.
     """
     if not path.exists():
         return []
     check_regular(path)
     raw = path.read_bytes().split(b"\n")
-    read = [_line(each, valid) for each in raw]
-    lost = [number for number, (line, each) in enumerate(zip(read, raw[:-1], strict=False), 1) if each and line is None]
+    parsed = [_parse_line(each, valid) for each in raw]
+    lost = [
+        number for number, (line, each) in enumerate(zip(parsed, raw[:-1], strict=False), 1) if each and line is None
+    ]
     if lost:
-        words = f"line {lost[0]}"
+        damaged = f"line {lost[0]}"
         if len(lost) > 1:
-            words = f"{len(lost)} lines, the first of them {lost[0]},"
-        warn(f"{path}: {words} cannot be read and was left out; all else is as it was written.")
-    return [line for line in read if line is not None]
+            damaged = f"{len(lost)} lines, the first of them {lost[0]},"
+        warn(f"{path}: {damaged} cannot be read and was left out; all else is as it was written.")
+    return [line for line in parsed if line is not None]
 
 
-def _line(text: bytes, valid: Callable[[dict[str, Any]], object]) -> dict[str, Any] | None:
-    """The object of one line; None where there is none, or an invalid one."""
+def _parse_line(text: bytes, valid: Callable[[dict[str, Any]], object]) -> dict[str, Any] | None:
+    """The object in one line; None if there is none, or an invalid one."""
     try:
         value = parse_json(text)
         if isinstance(value, dict) and valid(value) is not False:
@@ -518,8 +520,8 @@ def _line(text: bytes, valid: Callable[[dict[str, Any]], object]) -> dict[str, A
 
 
 def warn(text: str) -> None:
-    """Tell the user something that stops nobody."""
-    with suppress(OSError):  # nobody may be reading it
+    """Print a warning on the standard error."""
+    with suppress(OSError):  # the standard error may be closed
         print(f"astdistill: {printable(text)}", file=sys.stderr)
 
 
@@ -529,37 +531,36 @@ def rewrite_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def cache_folder() -> Path:
-    """`$ASTDISTILL_CACHE`, else `$XDG_CACHE_HOME/astdistill`, else `~/.cache/astdistill`, else a folder for this user
-    among the temporary ones. It may not exist yet."""
-    own = os.environ.get("ASTDISTILL_CACHE")
-    if own:
-        return Path(os.path.expanduser(own))
+    """`$ASTDISTILL_CACHE`, else `$XDG_CACHE_HOME/astdistill`, else `~/.cache/astdistill`, else a folder of this user in
+    the temporary directory. It may not exist yet."""
+    chosen = os.environ.get("ASTDISTILL_CACHE")
+    if chosen:
+        return Path(os.path.expanduser(chosen))
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
         return Path(base) / "astdistill"
     try:
         return Path.home() / ".cache" / "astdistill"
-    except RuntimeError:  # a user without an entry in passwd, and no HOME, as containers have them
-        return _homeless_cache()
+    except RuntimeError:  # no HOME, and no entry in passwd, as in some containers
+        return _temporary_cache()
 
 
-def _homeless_cache() -> Path:
-    """A folder of this user's own among the temporary ones; a new one where somebody else has made that of the
-    name."""
+def _temporary_cache() -> Path:
+    """A folder of this user in the temporary directory; a new one if another user has created the usual name."""
     folder = Path(tempfile.gettempdir()) / f"astdistill-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    made = folder.lstat()
-    if stat.S_ISDIR(made.st_mode) and made.st_uid == os.getuid() and not made.st_mode & 0o022:
+    status = folder.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
         return folder
     return Path(tempfile.mkdtemp(prefix="astdistill-"))
 
 
 def check_folder(path: Path, flag: str, file: bool = False) -> None:
-    """Raise InputError where `path`, which `flag` names and which need not be there, is a file or would lie in one.
+    """Raise InputError if `path`, the value of `flag`, is a file or would lie in one; it need not exist.
 
     With `file`, `path` is to become a file, and only has to lie in a folder. Addresses in the cloud, names that no file
-    can have and links to nothing are refused, too.
+    can have and broken links are refused, too.
     """
     try:
         nameable = b"\0" not in os.fsencode(path)
@@ -582,7 +583,7 @@ def check_folder(path: Path, flag: str, file: bool = False) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; rename it to `path` when the block ends well, remove it when it does not.
+    """Yield a temporary folder next to `path`; rename it to `path` if the block succeeds, remove it otherwise.
 
     Raises InputError, before the block runs, unless `path` is absent or an empty folder.
     """
@@ -593,7 +594,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         with naming(path):
             yield temporary
             if path.exists():
-                path.rmdir()  # an empty folder, which not every system lets a rename replace
+                path.rmdir()  # an empty folder; not every system lets a rename replace it
             temporary.replace(path)
     except OSError:
         _check_empty(path)  # another process may have been faster

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, memory, and how its threads wait. Nothing here needs torch."""
+"""Cores and memory that this process may use, and how its threads wait. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from .errors import InputError
 
 ROOT = Path("/")
 SPINS = 1000
-"""Rounds in which a thread of libgomp looks for work before it sleeps: 10 to 50 µs. Its own 300,000 are 3 to 14 ms, in
-which a thread that waits keeps the one it waits for from its core. `make bench NAME=shared` compares other numbers."""
+"""Iterations in which a thread of libgomp looks for work before it sleeps: 10 to 50 µs. The default of 300,000 takes 3
+to 14 ms, in which a waiting thread occupies the core of the thread that it waits for. `make bench NAME=shared` compares
+other numbers."""
 WAITING = {"GOMP_SPINCOUNT": str(SPINS), "KMP_BLOCKTIME": "1"}
-"""How threads wait, for libgomp and for Intel's and LLVM's library (milliseconds); both read it once, when they are
-loaded with torch."""
+"""How threads wait, for libgomp and for the libraries of Intel and LLVM (milliseconds); both are read once, when the
+library is loaded with torch."""
 NAMED_BY_USERS = ("OMP_WAIT_POLICY", *WAITING)
 
 
 def waiting(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to add to an environment so that threads which torch starts wait a bounded time; nothing where the user has
-    said how they wait."""
+    """Variables to add to an environment so that threads that torch starts wait actively for a bounded time; none if
+    the user has set how they wait."""
     if any(name in environment for name in NAMED_BY_USERS):
         return {}
     return dict(WAITING)
 
 
 def cores(root: Path = ROOT) -> int:
-    """How many cores this process may use: by its affinity, and by the quota of every control group that it is in."""
+    """The number of cores that this process may use: limited by its affinity, and by the quota of every control group
+    it belongs to."""
     allowed = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
@@ -42,38 +44,39 @@ def cores(root: Path = ROOT) -> int:
 
 
 def load() -> float:
-    """Processes that wanted a core, as a mean over the last minute; 0 where the system does not say."""
+    """Mean number of processes that needed a core in the last minute; 0 if the system does not report it."""
     if not hasattr(os, "getloadavg"):
         return 0.0
     return os.getloadavg()[0]
 
 
 def crowded(load: float) -> bool:
-    """Whether so many processes have to share the cores that this one may use."""
+    """Whether more processes need a core than there are cores for this process."""
     return load > cores() + 0.5
 
 
 SAMPLE_S = 0.25
-"""The shortest time over which the use of the cores is measured: 25 of the ticks in which the kernel counts it."""
+"""Minimum time over which the use of the cores is measured: 25 of the ticks in which the kernel counts it."""
 
 
 class Room(NamedTuple):
-    """Some cores, and how many of them other processes keep busy, as a mean over a while."""
+    """A number of cores, and how many of them other processes keep busy on average."""
 
     cores: int
     busy: float
 
     def threads(self, most: int) -> int:
-        """As many threads as cores are free, to the nearest whole number, 1 or more and no more than `most`.
+        """The number of free cores, to the nearest whole number, at least 1 and at most `most`.
 
-        Threads that meet at barriers wait for the one whose core is taken. On two cores two threads beside a process
-        that is always busy take as long as one, and beside one that is busy for less than half of the time less.
+        Threads that meet at barriers wait for the one whose core is taken. On two cores, two threads next to a process
+        that is always busy take as long as one thread, and less time next to one that is busy for less than half of the
+        time.
         """
         return max(1, min(most, math.floor(self.cores - self.busy + 0.5)))
 
 
 class Neighbours:
-    """What other processes use of the cores that this one may use, from the making of this object on."""
+    """Measures how much other processes use the cores of this one, from the creation of this object on."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root, self._began = root, time.monotonic()
@@ -81,57 +84,57 @@ class Neighbours:
 
     @cached_property
     def room(self) -> Room | None:
-        """Where least is free: the cores of this process, or the quota of a control group; None where the system does
-        not say, as macOS and Windows do not.
+        """The cores with the least free capacity: those of this process, or the quota of a control group; None if the
+        system does not report it, as on macOS and Windows.
 
-        Over the time since this object was made, `SAMPLE_S` at the least, which the first call waits for.
+        Measured since the creation of this object, over at least `SAMPLE_S`, for which the first call waits.
         """
         if not self._first:
             return None
         time.sleep(max(0.0, self._began + SAMPLE_S - time.monotonic()))
-        now, passed = _used_by_others(self._root), time.monotonic() - self._began
+        now, elapsed = _used_by_others(self._root), time.monotonic() - self._began
         rooms = [
-            Room(limit, max(0.0, (used - self._first[place][1]) / passed))
-            for place, (limit, used) in now.items()
-            if place in self._first
+            Room(limit, max(0.0, (used - self._first[source][1]) / elapsed))
+            for source, (limit, used) in now.items()
+            if source in self._first
         ]
         return min(rooms, key=lambda room: room.cores - room.busy, default=None)
 
 
 class Started:
-    """Holds what a command has noted of its neighbours when it began; None where nobody is to look at them."""
+    """Holds the measurement that began with the command; None if other processes are to be ignored."""
 
     neighbours: Neighbours | None = None
 
 
 class Threads(NamedTuple):
-    """Threads of the CPU: those of a step in this process, and those that worker processes divide among them."""
+    """Numbers of CPU threads: those of a step in this process, and those that worker processes divide among them."""
 
     step: int
     divided: int
 
 
 MOST_SIDE_BY_SIDE = 1024
-"""Threads or workers that may be asked for: far more than that ends a process where threads are begun."""
+"""Maximum number of threads or workers that may be requested: a process that starts far more threads is killed."""
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""The variables by which torchrun tells a process which of several it is."""
+"""The variables that torchrun sets to tell a process its rank."""
 
 
 def world() -> int:
-    """How many ranks torchrun has started: 1 where it has not started this process."""
+    """The number of ranks that torchrun has started; 1 if it has not started this process."""
     if not all(map(os.environ.get, LAUNCHED)):
         return 1
-    return _number("WORLD_SIZE")
+    return _read_integer("WORLD_SIZE")
 
 
 def rank() -> int:
-    """The number of this process among them. 0 hands out the work, and is the only one that writes."""
+    """The rank of this process. Rank 0 distributes the work, and is the only one that writes."""
     if world() == 1:
         return 0
-    return _number("RANK")
+    return _read_integer("RANK")
 
 
-def _number(name: str) -> int:
+def _read_integer(name: str) -> int:
     text = os.environ[name]
     if not text.isdecimal():
         raise InputError(f"The environment has {name}={text}, which is no number; start with torchrun, or unset it.")
@@ -139,53 +142,52 @@ def _number(name: str) -> int:
 
 
 class Named:
-    """Holds the number of threads that worker processes divide among them, where the work under way has named one."""
+    """Holds the number of threads that worker processes divide among them, if the current work has set one."""
 
     threads: int | None = None
 
 
 def _used_by_others(root: Path) -> dict[Path, tuple[int, float]]:
-    """Cores, and seconds of processor time that other processes have used of them since some moment, by the file or
-    folder that says so; nothing where the system does not say."""
+    """Cores, and seconds of processor time that other processes have used on them since a fixed moment, by the file or
+    folder that reports them; empty if the system does not."""
     used = dict[Path, tuple[int, float]]()
     if not hasattr(os, "sched_getaffinity"):
         return used
-    own = sum(os.times()[:4])  # of this process and of children that have ended
-    with suppress(OSError, ValueError, KeyError, IndexError):  # no such file, or one that names other cores
-        mine = os.sched_getaffinity(0)
-        used[root / "proc/stat"] = len(mine), _busy_seconds(root, mine) - own
+    own_seconds = sum(os.times()[:4])  # this process and its ended children
+    with suppress(OSError, ValueError, KeyError, IndexError):  # no such file, or it lists other cores
+        affinity = os.sched_getaffinity(0)
+        used[root / "proc/stat"] = len(affinity), _busy_seconds(root, affinity) - own_seconds
     for group in _groups(root, "cpu"):
-        with suppress(OSError, ValueError, KeyError):  # no quota, or nothing that says what the group has used
-            used[group] = max(1, min(_quota(group))), _group_seconds(group) - own
+        with suppress(OSError, ValueError, KeyError):  # no quota, or the use of the group is not reported
+            used[group] = max(1, min(_quota(group))), _group_seconds(group) - own_seconds
     return used
 
 
 KINDS = {"user": 1, "system": 3, "irq": 6, "softirq": 7, "steal": 8}
-"""Columns of /proc/stat that count as busy; guests are in `user`."""
+"""Columns of /proc/stat that count as busy time; guests are included in `user`."""
 NICE = 2
-"""Its column of processes that give way: it counts where this one gives way, too."""
+"""The column of low-priority processes: it counts if this process has low priority, too."""
 
 
-def _busy_seconds(root: Path, mine: set[int]) -> float:
-    """Seconds for which these cores were busy. Raises KeyError where one of them is not in the file."""
+def _busy_seconds(root: Path, affinity: set[int]) -> float:
+    """Seconds for which these cores were busy. Raises KeyError if one of them is not in the file."""
     lines = {line.split()[0]: line.split() for line in _text(root / "proc/stat").splitlines() if line.startswith("cpu")}
     columns = [*KINDS.values(), *[NICE] * (os.getpriority(os.PRIO_PROCESS, 0) > 0)]
-    ticks = sum(int(lines[f"cpu{core}"][column]) for core in mine for column in columns)
+    ticks = sum(int(lines[f"cpu{core}"][column]) for core in affinity for column in columns)
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _group_seconds(group: Path) -> float:
-    """Seconds of processor time of a control group, of version 2, or of version 1 where `cpuacct` is mounted with
-    `cpu`."""
+    """Seconds of processor time of a control group of version 2, or of version 1 if `cpuacct` is mounted with `cpu`."""
     with suppress(OSError):
         return int(_text(group / "cpuacct.usage")) / 1e9
     return int(dict(line.split() for line in _text(group / "cpu.stat").splitlines())["usage_usec"]) / 1e6
 
 
 def _quota(group: Path) -> Iterator[int]:
-    """Whole cores of a group's quota, of version 2 or 1; nothing where there is none."""
+    """Whole cores of the quota of a group, of version 2 or 1; nothing if there is none."""
     with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, and 'max' where there is no quota
-        quota, period = (int(word) for word in _text(group / "cpu.max").split())
+        quota, period = (int(field) for field in _text(group / "cpu.max").split())
         yield quota // period
     with suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (int(_text(group / f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
@@ -202,7 +204,7 @@ LIMITS = (
 
 
 def memory_limit(root: Path = ROOT) -> int | None:
-    """The least number of bytes that a control group of this process may hold; None where none of them has a limit."""
+    """The smallest limit in bytes of the control groups of this process; None if none of them has a limit."""
     limits = list[int]()
     for group in _groups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -212,40 +214,40 @@ def memory_limit(root: Path = ROOT) -> int | None:
 
 
 def free_memory(root: Path = ROOT) -> int | None:
-    """Bytes that this process may still allocate; None where the system does not say.
+    """Bytes that this process may still allocate; None if the system does not report it.
 
-    What the machine has available, its page cache included, or less where a control group has less left. A group counts
-    the cache of its files as used, of which the inactive part is given back on demand: that part is free once, however
-    much of it the machine counts as available too.
+    The memory available on the machine, its page cache included, or less if a control group has less left. A group
+    counts the cache of its files as used, of which the inactive part is reclaimed on demand: that part counts as free
+    once, however much of it the machine counts as available too.
     """
-    left = [room for group in _groups(root, "memory") for room in _left(group)]
+    available = [amount for group in _groups(root, "memory") for amount in _available_in(group)]
     with suppress(OSError, ValueError, StopIteration):
         lines = _text(root / "proc/meminfo").splitlines()
-        left.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
-    if not left:
+        available.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    if not available:
         return None
-    return max(0, min(left))
+    return max(0, min(available))
 
 
-def _left(group: Path) -> Iterator[int]:
+def _available_in(group: Path) -> Iterator[int]:
     for limit, use, cached in LIMITS:
         with suppress(OSError, ValueError):  # no such file, and 'max' where there is no limit
-            allowed, taken = (int(_text(group / name)) for name in (limit, use))
+            allowed, used = (int(_text(group / name)) for name in (limit, use))
             stat = dict(line.split() for line in _text(group / "memory.stat").splitlines())
-            yield allowed - max(0, taken - int(stat.get(cached, 0)))
+            yield allowed - max(0, used - int(stat.get(cached, 0)))
 
 
 @cache
 def _groups(root: Path, controller: str) -> tuple[Path, ...]:
-    """The folders of the control groups that this process is in, those around them included; looked for once.
+    """The folders of the control groups of this process and of their parents; looked up once.
 
-    A container may see the path of its group as the host does, and have only the group itself mounted: then that is
-    the outermost folder.
+    A container may see the path of its group as on the host, and have only the group itself mounted: then that is the
+    outermost folder.
     """
-    return tuple(_places(root, controller))
+    return tuple(_find_groups(root, controller))
 
 
-def _places(root: Path, controller: str) -> Iterator[Path]:
+def _find_groups(root: Path, controller: str) -> Iterator[Path]:
     with suppress(OSError):
         for line in _text(root / "proc/self/cgroup").splitlines():
             controllers, path = line.split(":", 2)[1:]
@@ -253,11 +255,11 @@ def _places(root: Path, controller: str) -> Iterator[Path]:
                 continue
             for base in _mounts(root / "sys/fs/cgroup", controllers, controller):
                 inner = base / path.lstrip("/")
-                yield from (place for place in (inner, *inner.parents) if place.is_relative_to(base))
+                yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(base))
 
 
 def _mounts(base: Path, controllers: str, controller: str) -> tuple[Path, ...]:
-    """Where groups of one kind may be mounted: version 1 has a folder for each controller, or for some together."""
+    """Possible mount points of one kind of groups: version 1 has a folder for each controller, or for some together."""
     if controllers:
         return base / controller, base / controllers
     return base, base / "unified"

@@ -1,4 +1,4 @@
-"""A copy of a run folder in the cloud, renewed at each save."""
+"""A copy of a run folder in the cloud, updated at each save."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .objects import MARKER, Objects, Url, place
 from .run_dir import RunDir
 
 LOOK_S = 1.0
-"""Seconds after which a thread looks for a newer state again."""
+"""Seconds between two checks for a newer state."""
 Stamp = tuple[int, int]
-"""Size and time of change of a file."""
+"""Size and modification time of a file."""
 
 
 @contextmanager
 def mirrored(folder: Path, address: Path | None) -> Iterator[None]:
-    """While the block lasts, copy what is new in `folder` to `address` whenever a state is saved there, and at the end;
-    nothing for None. A copy that fails is told of and tried again at the next save.
+    """During the block, copy what is new in `folder` to `address` whenever a state is saved in it, and once at the end;
+    do nothing for None. A failed copy is reported, and repeated at the next save.
 
-    Raises InputError, before the block runs, where nothing can be put at `address`.
+    Raises InputError, before the block runs, if nothing can be written to `address`.
     """
     if address is None:
         yield
@@ -49,7 +49,7 @@ def mirror_address(address: Path) -> Url:
 
 
 class Mirror:
-    """What has been copied of a folder."""
+    """Copies the files of a folder, and keeps track of what has been copied."""
 
     def __init__(self, folder: Path, objects: Objects) -> None:
         self.folder, self.objects = folder, objects
@@ -57,16 +57,15 @@ class Mirror:
 
     def follow(self, stop: threading.Event) -> None:
         """Copy at each save, until `stop` is set."""
-        run, seen = RunDir(self.folder), None
+        run, previous = RunDir(self.folder), None
         while not stop.wait(LOOK_S):
-            now = [_stamp(run.state), _stamp(run.networks)]
-            if now != seen:
-                seen = now
+            stamps = [_stamp(run.state), _stamp(run.networks)]
+            if stamps != previous:
+                previous = stamps
                 self.copy()
 
     def copy(self) -> None:
-        """Copy every file that has changed, the state first: what is logged later than a state is cut off when a run
-        goes on from it."""
+        """Copy every changed file, the state first: a resumed run cuts off what was logged after its state."""
         first = RunDir(self.folder).state
         files = [path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         for path in sorted(files, key=lambda each: (each != first, each)):
@@ -77,7 +76,7 @@ class Mirror:
             except InputError as error:
                 warn(f"The mirror is behind: {error}")
                 return
-            except OSError:  # gone meanwhile
+            except OSError:  # deleted meanwhile
                 continue
 
     def _copy(self, path: Path) -> None:
@@ -89,7 +88,7 @@ class Mirror:
 
 def _stamp(path: Path) -> Stamp | None:
     try:
-        about = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return about.st_size, about.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

@@ -1,5 +1,4 @@
-"""Progress with pace, ETA and memory: a bar on a terminal, a plain line now and then where there is none, nothing when
-quiet."""
+"""Progress with pace, ETA and memory: a bar on a terminal, otherwise a plain line now and then, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -28,17 +27,17 @@ from .terminal import Terminal
 
 PLAIN_EVERY_S = 10.0
 LONG_S = 2.0
-"""A phase without a count is told of in plain lines once it has lasted this long."""
+"""A phase without a count prints a plain line after this many seconds."""
 
 
 class Output:
-    """Holds the one console of the process, so that tests and `--quiet` can change it in one place."""
+    """Holds the console of the process, so that tests and `--quiet` can change it in one place."""
 
     console: Console = Terminal(stderr=True, lasting=True)
     quiet = False
     file: StatusFile | None = None
     innermost: Bar | None = None
-    """The work that is going on, which other work may be a part of."""
+    """The bar of the current work, of which new work becomes a part."""
 
 
 def console() -> Console:
@@ -51,13 +50,13 @@ def be_quiet(quiet: bool) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether progress is shown to nobody."""
+    """Whether progress is hidden."""
     return Output.quiet
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """No progress bars inside this block, for work that is a step of something already shown."""
+    """Hide progress bars inside this block, for work that is a step of something already shown."""
     before = Output.quiet, Output.file, Output.innermost
     Output.quiet, Output.file, Output.innermost = True, None, None
     try:
@@ -68,10 +67,10 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def write_status(path: Path) -> Iterator[None]:
-    """Write what bars show into the file `path` too, even when quiet, so that another terminal can follow.
+    """Also write what bars show to the file `path`, even when quiet, so that another terminal can follow.
 
-    It is removed when the block ends well. An error or a kill leaves it, so that it tells how far the work came and
-    with what command.
+    The file is removed if the block succeeds. An error or a kill leaves it, so that it records how far the work got and
+    with which command.
     """
     before, file = Output.file, StatusFile(path)
     Output.file = file
@@ -87,7 +86,7 @@ def write_status(path: Path) -> Iterator[None]:
 
 
 class Bar:
-    """One phase of work: call `step` after each unit. A step is `per` of what `unit` names."""
+    """One phase of work: call `step` after each unit. A step counts as `per` of what `unit` names."""
 
     def __init__(
         self, title: str, total: int | None, done: int, progress: Progress | None, unit: str = "steps", per: float = 1
@@ -100,8 +99,8 @@ class Bar:
         self._task: TaskID | None = None
         if progress is not None:
             self._task = progress.add_task(escape(title), total=total, completed=done, **fields)
-        # Plain lines come in one pace, whoever prints them: a short part says nothing, and the whole takes over where
-        # it left off.
+        # Nested bars share one interval between plain lines: a short part prints nothing, and the outer bar continues
+        # from its last line.
         self._printed = self._began
         if self._outer is not None:
             self._printed = self._outer._printed
@@ -109,17 +108,17 @@ class Bar:
 
     @contextmanager
     def under_way(self) -> Iterator[Bar]:
-        """The work inside the block is this; what surrounds it is shown again when it ends."""
+        """Make this the current work inside the block; the outer bar is shown again afterwards."""
         Output.innermost = self
         try:
             yield self
         finally:
             Output.innermost = self._outer
             if self._outer is not None:
-                self._outer._go_on(self)
+                self._outer._resume_after(self)
 
-    def _go_on(self, part: Bar) -> None:
-        """Take over from a part that has ended."""
+    def _resume_after(self, part: Bar) -> None:
+        """Continue after an inner bar has ended."""
         self._printed = part._printed
         if part._progress is not None and part._task is not None:
             part._progress.remove_task(part._task)
@@ -127,11 +126,11 @@ class Bar:
 
     @property
     def display(self) -> Progress | None:
-        """The live display that this is a line of."""
+        """The live display that this bar is a line of."""
         return self._progress
 
     def skip(self, units: int) -> None:
-        """Count `units` that an earlier run has done: they say nothing of the pace."""
+        """Count `units` that an earlier run has done: they do not affect the pace."""
         self.done, self.start = self.done + units, self.start + units
         if self._progress is None:
             return
@@ -140,7 +139,7 @@ class Bar:
                 task.completed = self.done
 
     def step(self, units: int = 1, note: str = "") -> None:
-        """Count `units` as done; `note` is shown beside the bar (a loss, an accuracy)."""
+        """Count `units` as done; `note` is shown next to the bar (a loss, an accuracy)."""
         self.done, self._note, self._stepped = self.done + units, note, time.monotonic()
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self.done, note=note)
@@ -151,19 +150,19 @@ class Bar:
             self._write(note)
 
     def pace(self) -> tuple[float, float | None]:
-        """Steps a second, and the seconds left after the last one; only what this call has done counts. 0 and None
-        where nothing is done."""
-        fresh, seconds = self.done - self.start, self._stepped - self._began
-        if seconds <= 0 or fresh <= 0:
+        """Steps per second, and the seconds left after the last step, both from the steps of this call alone; 0 and
+        None before the first step."""
+        new, seconds = self.done - self.start, self._stepped - self._began
+        if seconds <= 0 or new <= 0:
             return 0.0, None
         if self.total is None:
-            return fresh / seconds, None
-        return fresh / seconds, (self.total - self.done) * seconds / fresh
+            return new / seconds, None
+        return new / seconds, (self.total - self.done) * seconds / new
 
     def status(self, note: str = "") -> Status:
-        """Where the phase is."""
-        pace, left = self.pace()
-        return Status(self.title, self.done, self.total, pace * self.per, self.unit, left, described(), note)
+        """The current state of the phase."""
+        pace, remaining = self.pace()
+        return Status(self.title, self.done, self.total, pace * self.per, self.unit, remaining, described(), note)
 
     def _write(self, note: str) -> None:
         if self._file is not None:
@@ -171,8 +170,8 @@ class Bar:
 
 
 class PaceColumn(ProgressColumn):
-    """Images or steps a second, over this call: those of the last seconds alone are nobody's pace where workers end
-    long steps at nearly the same time."""
+    """Images or steps per second since the start of this call: the pace of the last seconds alone is meaningless if
+    workers end long steps at nearly the same time."""
 
     max_refresh = 0.5
 
@@ -191,15 +190,15 @@ class LeftColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         work: Bar = task.fields["bar"]
-        _, left = work.pace()
-        if left is None:
+        _, remaining = work.pace()
+        if remaining is None:
             return Text("-:--:--")
-        minutes, seconds = divmod(round(left), 60)
+        minutes, seconds = divmod(round(remaining), 60)
         return Text(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}")
 
 
 class MemoryColumn(ProgressColumn):
-    """Memory of this process and its workers; nobody waits for an accelerator to learn it."""
+    """Memory of this process and its workers; reading it does not wait for an accelerator."""
 
     max_refresh = 1.0
 
@@ -209,10 +208,10 @@ class MemoryColumn(ProgressColumn):
 
 @contextmanager
 def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float = 1) -> Iterator[Bar]:
-    """A progress bar for `total` steps, of which `done` were finished by an earlier run; a step is `per` of what `unit`
-    names.
+    """A progress bar for `total` steps, of which `done` were finished by an earlier run; a step counts as `per` of what
+    `unit` names.
 
-    One that begins inside another is a part of its work: on a terminal a line below it for as long as it lasts.
+    A bar that begins inside another one is a part of its work: on a terminal it is a line below it until it ends.
     """
     if total > done and not (Output.quiet or console().is_terminal or Output.innermost):
         console().print(f"{title}: {total - done} to do", highlight=False, markup=False, soft_wrap=True)
@@ -232,7 +231,7 @@ def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float =
 
 @contextmanager
 def phase(title: str) -> Iterator[None]:
-    """Tell of work whose end is not known: a moving bar that vanishes, or a plain line if it lasts."""
+    """Show work whose end is not known: a moving bar that vanishes, or a plain line if it takes long."""
     late = threading.Timer(LONG_S, _say, [title])
     late.daemon = True
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), MemoryColumn())
@@ -247,7 +246,7 @@ def phase(title: str) -> Iterator[None]:
 
 @contextmanager
 def _display(columns: Sequence[ProgressColumn], transient: bool = False) -> Iterator[Progress | None]:
-    """Where a bar is drawn: the display that is there, a new one on a terminal, or none."""
+    """The display that a bar is drawn on: the existing one, a new one on a terminal, or None."""
     if Output.quiet or not console().is_terminal:
         yield None
     elif Output.innermost is not None and Output.innermost.display is not None:
@@ -262,6 +261,6 @@ def _say(title: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a line beside the progress, unless all is quiet."""
+    """Print a line next to the progress, unless quiet."""
     if not Output.quiet:
         console().print(text, highlight=False, markup=False, soft_wrap=True)

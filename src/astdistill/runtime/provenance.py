@@ -1,4 +1,4 @@
-"""Where a result came from: versions, commit and machine, without the paths of the one who made it."""
+"""The origin of a result: versions, commit and machine, without the paths of its author."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 from .machine import Named, cores
 
 DIVIDED = "threads_of_workers"
-"""The entry of a machine for the threads that workers divide among them, where a step in the process has fewer."""
+"""The key, in the description of a machine, of the threads that workers divide among them, if a step in the process has
+fewer."""
 PACKAGES = ("astdistill", "torch", "numpy", "safetensors", "datasets", "scikit-learn", "pydantic")
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Versions, commit, hardware and arguments of this process, for the file beside a result."""
+    """Versions, commit, hardware and arguments of this process, for the file that accompanies a result."""
     return {
         "python": platform.python_version(),
         "versions": dict(versions()),
@@ -35,14 +36,14 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str]:
-    """The versions of the packages that numbers and their speed depend on."""
+    """The versions of the packages that results and their speed depend on."""
     return {name: version for name in PACKAGES if (version := version_of(name)) is not None}
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What the numbers were measured on: processor, cores that this process may use, threads, memory, accelerator; and
-    the threads that workers divide among them, where a step in this process has fewer."""
-    import torch  # a second, which nobody waits for who reads what was noted
+    """The machine that results were measured on: processor, cores that this process may use, threads, memory,
+    accelerator; and the threads that workers divide among them, if a step in this process has fewer."""
+    import torch  # takes a second, and reading saved records does not need it
 
     memory, threads = 0, torch.get_num_threads()
     if hasattr(os, "sysconf"):
@@ -69,7 +70,7 @@ def version_of(name: str) -> str | None:
 
 
 def cpuinfo(*names: str) -> str:
-    """The first line of /proc/cpuinfo that begins with one of the names; '' where there is none, or no such file."""
+    """The first line of /proc/cpuinfo that begins with one of the names; '' if there is none, or no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -90,56 +91,59 @@ def instructions() -> str:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system says."""
+    """The processor's name, if the system reports it."""
     return cpuinfo("model name").partition(":")[2].strip() or platform.processor() or platform.machine()
 
 
 def processor_model() -> dict[str, str]:
-    """The numbers of the processor's design by which x86 names it, where the system says them. Virtual machines often
-    hide the rest: "AMD EPYC" may be one that computes with AVX-512 twice as fast as with AVX2, or just as fast."""
+    """Family and model number of an x86 processor, if the system reports them. Virtual machines often hide the rest:
+    "AMD EPYC" may be one that computes with AVX-512 twice as fast as with AVX2, or just as fast."""
     family, model = (cpuinfo(name).partition(":")[2].strip() for name in ("cpu family", "model\t"))
     return {"processor_model": f"family {family}, model {model}"} if family and model else {}
 
 
 @cache
 def _commit() -> str | None:
-    """The commit of the source tree this package is tracked in, or None where it is not, as in an installed wheel."""
-    here = Path(__file__).resolve()
-    words = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty", "--abbrev=12"])
+    """The commit of the source tree that tracks this package; None if none does, as for an installed wheel."""
+    source = Path(__file__).resolve()
+    commands = (["ls-files", "--error-unmatch", source.name], ["describe", "--always", "--dirty", "--abbrev=12"])
     try:
         results = [
-            subprocess.run(["git", *each], cwd=here.parent, capture_output=True, text=True, check=True, timeout=10)
-            for each in words
+            subprocess.run(["git", *each], cwd=source.parent, capture_output=True, text=True, check=True, timeout=10)
+            for each in commands
         ]
     except (OSError, subprocess.SubprocessError):
         return None
     return results[-1].stdout.strip() or None
 
 
-PLACE = re.compile(r"(?P<flag>[\w.-]+=|[\w-]{2,}:(?!//))?(?P<path>(?:[A-Za-z]:)?[\\/].*|~.*|\.\.[\\/].*)", re.DOTALL)
-"""A path that starts at the root, at a home or above the present folder, alone or behind `--flag=` or `kind:`; relative
-ones are not."""
+PRIVATE_PATH = re.compile(
+    r"(?P<flag>[\w.-]+=|[\w-]{2,}:(?!//))?(?P<path>(?:[A-Za-z]:)?[\\/].*|~.*|\.\.[\\/].*)", re.DOTALL
+)
+"""A path that starts at the root, at a home folder or above the current folder, alone or after `--flag=` or `kind:`;
+relative paths inside the current folder do not match."""
 
 
 def without_places(value: Any) -> Any:
-    """The JSON-ready value with the own name of a file or folder in the place of every such path."""
+    """The JSON-ready value with every such path replaced by the name of its file or folder."""
     if isinstance(value, dict):
         return {name: without_places(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_places(inner) for inner in value]
-    if isinstance(value, str) and (place := PLACE.fullmatch(value)):
-        return (place["flag"] or "") + own_name(place["path"])
+    if isinstance(value, str) and (match := PRIVATE_PATH.fullmatch(value)):
+        return (match["flag"] or "") + own_name(match["path"])
     return value
 
 
 def own_name(path: str) -> str:
-    """The last part of a path of whatever system."""
+    """The last part of a path, of any operating system."""
     return PureWindowsPath(path).name
 
 
 def as_shown(folder: Path) -> str:
-    """A folder as a page may name it: its way from the present folder, or its own name where it lies elsewhere."""
-    here, there = Path.cwd(), folder.resolve()
-    if there.is_relative_to(here):
-        return there.relative_to(here).as_posix()
-    return there.name
+    """A folder as a page may name it: its path relative to the current folder, or its name alone if it lies
+    elsewhere."""
+    current, resolved = Path.cwd(), folder.resolve()
+    if resolved.is_relative_to(current):
+        return resolved.relative_to(current).as_posix()
+    return resolved.name

@@ -1,6 +1,6 @@
-"""Jobs on the processes that torchrun has started: rank 0 hands them out and takes part, the others compute.
+"""Jobs on the processes that torchrun has started: rank 0 distributes them and takes part, the others compute.
 
-All talk by gloo, whatever computes: what they send each other lies in the memory of the CPU.
+All communicate by gloo, whatever device computes: messages lie in CPU memory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .text import in_one_line
 from .worker import sendable, with_common
 
 PATIENCE = timedelta(days=20)
-"""How long a rank waits for the next word: experts may be trained meanwhile. Gloo takes less than 25 days."""
+"""How long a rank waits for the next message: experts may be trained meanwhile. Gloo accepts less than 25 days."""
 
 
 @cache
 def _group() -> Any:
-    """The group of all ranks by which they talk; each has to ask for it."""
+    """The group in which all ranks communicate; each of them has to create it."""
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=PATIENCE)
         return dist.group.WORLD
@@ -38,8 +38,8 @@ def _group() -> Any:
 
 
 @contextmanager
-def _lost() -> Iterator[None]:
-    """Raise LostError where another rank is gone."""
+def _lost_rank_errors() -> Iterator[None]:
+    """Raise LostError if another rank has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -50,43 +50,44 @@ def _lost() -> Iterator[None]:
 
 
 def say(kind: str, value: Any = None) -> None:
-    """From rank 0 to all others, which `serve`: "prepare" and "jobs" are work, the others last words."""
-    with _lost():
+    """Send a message from rank 0 to all others, which run `serve`: "prepare" and "jobs" are work, other kinds end
+    serving."""
+    with _lost_rank_errors():
         dist.broadcast_object_list([pickle.dumps((kind, value))], src=0, group=_group())
 
 
-def _heard() -> tuple[str, Any]:
-    told = [b""]
-    with _lost():
-        dist.broadcast_object_list(told, src=0, group=_group())
-    return pickle.loads(told[0])
+def _receive() -> tuple[str, Any]:
+    buffer = [b""]
+    with _lost_rank_errors():
+        dist.broadcast_object_list(buffer, src=0, group=_group())
+    return pickle.loads(buffer[0])
 
 
-def _gathered(own: Any) -> list[Any]:
-    """On rank 0 what every rank has given, in their order; nothing on the others."""
+def _gather(value: Any) -> list[Any]:
+    """The values of all ranks in their order, on rank 0; an empty list on the others."""
     texts = None
     if rank() == 0:
         texts = [b""] * world()
-    with _lost():
-        dist.gather_object(pickle.dumps(own), texts, dst=0, group=_group())
+    with _lost_rank_errors():
+        dist.gather_object(pickle.dumps(value), texts, dst=0, group=_group())
     return [pickle.loads(text) for text in texts or ()]
 
 
 def serve(last: str = "end") -> Any:
-    """On every rank but 0: compute what rank 0 hands out, until its `last` word: "quit", after which there is nothing
-    to say, or "end" with a value, which this returns, or raises where it is an error."""
+    """On every rank but 0: compute what rank 0 distributes, until a message of the kind `last`: "quit", without a
+    value, or "end" with a value, which is returned, or raised if it is an error."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     order, memory = b"", np.empty(0)
     while True:
-        kind, value = _heard()
+        kind, value = _receive()
         if kind == "prepare":
             order, memory, probe = value
-            _gathered(facts(probe))
+            _gather(facts(probe))
         elif kind == "jobs":
             jobs, common = value
             mine = [pickle.dumps(each) for each in jobs[rank() :: world()]]
-            _gathered([pickle.loads(job(order, memory, each, common, None, 0, 0))[0] for each in mine])
+            _gather([pickle.loads(job(order, memory, each, common, None, 0, 0))[0] for each in mine])
         elif kind == last:
             if last == "end" and isinstance(value, BaseException):
                 raise value
@@ -95,8 +96,8 @@ def serve(last: str = "end") -> Any:
 
 @contextmanager
 def leading(last: str = "end") -> Iterator[list[Any]]:
-    """On rank 0: whatever happens inside the block, the others are told their `last` word at its end: the error that
-    ends it, or what was put into the list. A signal tells them nothing: torchrun ends them."""
+    """On rank 0: at the end of the block, however it ends, send the others a message of the kind `last`, with the error
+    that ended the block, or with what was put into the list. A signal sends nothing: torchrun ends the others."""
     answer: list[Any] = []
     if world() == 1:
         yield answer
@@ -114,12 +115,16 @@ def leading(last: str = "end") -> Iterator[list[Any]]:
 def pool(
     work: Any, shared: Any, threads: int, probe: Callable[[], Mapping[str, str]]
 ) -> Iterator[Callable[..., Iterator[tuple[Any, Any]]]]:
-    """On rank 0, as `parallel.pool`: job k is computed by rank k modulo their number, by so many threads, and results
-    come in the order of the jobs. `probe` is that of `Cluster`. Raises InputError where a rank would compute other
+    """Like `parallel.pool`, on rank 0: job k is computed by rank k modulo their number, with `threads` threads, and
+    results come in the order of the jobs. `probe` is that of `Cluster`. Raises InputError if a rank would compute other
     bits."""
     say("prepare", (*order_of(work, shared, threads, None, probe), probe))
-    told = _gathered(facts(probe))
-    other = [f"rank {number} has {wrong}" for number, each in enumerate(told) if (wrong := differences(each, told[0]))]
+    reports = _gather(facts(probe))
+    other = [
+        f"rank {number} has {difference}"
+        for number, each in enumerate(reports)
+        if (difference := differences(each, reports[0]))
+    ]
     if other:
         raise InputError(
             f"{len(other)} of {world()} ranks would compute other bits than rank 0: {'; '.join(other)}. Start all of "
@@ -128,7 +133,7 @@ def pool(
 
     def run(jobs: Sequence[Any], common: Any = None) -> Iterator[tuple[Any, Any]]:
         say("jobs", (jobs, pickle.dumps(common)))
-        answers = _gathered(_answers(work, shared, jobs[:: world()], common))
+        answers = _gather(_own_results(work, shared, jobs[:: world()], common))
         for number, each in enumerate(jobs):
             kind, value = answers[number % world()][number // world()]
             if kind == "error":
@@ -138,8 +143,9 @@ def pool(
     yield run
 
 
-def _answers(work: Any, shared: Any, jobs: Sequence[Any], common: Any) -> list[tuple[str, Any]]:
-    """Those of rank 0 to its own jobs. It does not raise: the others have to be heard in any case."""
+def _own_results(work: Any, shared: Any, jobs: Sequence[Any], common: Any) -> list[tuple[str, Any]]:
+    """The results of rank 0 for its jobs. Errors are returned, not raised: those of the others have to be received in
+    any case."""
     silent = Bar("", 0, 0, None)
     try:
         return [("done", work(shared, with_common(each, common), silent)) for each in jobs]

@@ -1,4 +1,4 @@
-"""A run folder: what each file in it is called, whose the folder is, and which process writes to it."""
+"""A run folder: the names of its files, the checks before a run continues in it, and the process that writes to it."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from .owners import Owner
 from .provenance import DIVIDED, provenance
 
 SEEDS = "seeds.json"
-"""In a folder that `run --seeds` of an earlier version wrote: which runs there are."""
+"""A file in folders that `run --seeds` of an earlier version wrote: it lists their runs."""
 FORMER = "former_settings"
 DESCRIPTION = "data_read"
-"""The part of provenance.json that says what was read of the data."""
+"""The key in provenance.json of the description of the data that were read."""
 MOVED_AWAY = "move it away and run the same command again"
 MOST_THREADS = 4096
-"""More than a provenance.json that says so was written by."""
+"""Larger numbers of threads in a provenance.json were not written by this package."""
 FREE = (
     "data.source",
     "data.image_column",
@@ -61,31 +61,31 @@ FREE = (
     "published",
     "workers",
 )
-"""What may change between two calls of one run; that the data are the same wherever they lie is seen by their
-fingerprint."""
+"""Settings that may change between two calls of one run. The data may move: their fingerprint shows that they are the
+same."""
 
 
 def sound_metric(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics.jsonl says which outer step it is of, and numbers where numbers are due."""
+    """Whether a line of metrics.jsonl names its outer step, and has numbers where numbers are expected."""
     for name in ("loss", "lr", "validation"):
         if line.get(name) is not None:
-            float(line[name])  # which raises where it is none; 'nan' is one
-    return _counts(line.get("iteration"))
+            float(line[name])  # raises for anything but a number; 'nan' is one
+    return _is_count(line.get("iteration"))
 
 
 def sound_time(line: Mapping[str, Any]) -> bool:
-    """Whether a line of clock.jsonl says what took how long."""
+    """Whether a line of clock.jsonl names what was timed, and how long it took."""
     peaks = [float(value) for name, value in line.items() if name.endswith("_mib")]
-    named = isinstance(line.get("stage"), str) or _counts(line.get("iteration"))
+    named = isinstance(line.get("stage"), str) or _is_count(line.get("iteration"))
     return named and 0 <= float(line["seconds"]) < 1e12 and all(0 <= peak < 1e12 for peak in peaks)
 
 
-def _counts(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
 class Artefact:
-    """One file or folder of a run: its path on a `RunDir`, and its name on the class."""
+    """One file or folder of a run: its path if accessed on a `RunDir`, its name if accessed on the class."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -101,24 +101,24 @@ class Artefact:
 
 
 class RunDir:
-    """A run folder, whether it is there yet or not. `RunDir(folder).metrics` is the path of its metrics,
-    `RunDir.metrics` their file name.
+    """A run folder, whether it exists or not. `RunDir(folder).metrics` is the path of its metrics, `RunDir.metrics`
+    their file name.
 
-    The folder of a further evaluation of a run's set is one too, with what an evaluation leaves.
+    The folder of a further evaluation of a run's set is a `RunDir`, too, with the files of an evaluation.
     """
 
     config = Artefact("config.json")
     """The settings of the run; the first file that is written."""
     provenance = Artefact("provenance.json")
-    """Versions, machine, arguments and the data's fingerprint, of every call that went on with the run."""
+    """Versions, machine, arguments and the data's fingerprint, of every call that continued the run."""
     live = Artefact("live.json")
-    """What a process that is at work on the run is doing."""
+    """Progress of the process that is computing the run."""
     clock = Artefact("clock.jsonl")
     """Seconds of every stage and outer step, and peak memory."""
     metrics = Artefact("metrics.jsonl")
     """One line for each outer step."""
     state = Artefact("state.safetensors")
-    """What the distillation goes on from."""
+    """The state from which the distillation resumes."""
     synthetic = Artefact("synthetic.safetensors")
     """The distilled set."""
     best = Artefact("best.safetensors")
@@ -128,7 +128,7 @@ class RunDir:
     course = Artefact("course")
     """Folder of the images at a few iterations."""
     initialisation = Artefact("initialisation.safetensors")
-    """The clusters that the first images were chosen from."""
+    """The clusters from which the first images were chosen."""
     experts = Artefact("experts.json")
     """The curves of the experts that were followed, and of their relatives."""
     scores = Artefact("scores.json")
@@ -154,21 +154,21 @@ class RunDir:
     wandb = Artefact("wandb")
     """Folder of the logs of Weights & Biases."""
     lock = Artefact(".writer.lock")
-    """What the process that writes to the folder holds against others."""
+    """The lock file of the process that writes to the folder."""
     writer = Artefact(".writer.json")
-    """Which process that is, and since when; touched again and again while it lives."""
+    """That process, and when it reserved the folder; touched regularly while the process runs."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     @property
     def begun(self) -> bool:
-        """Whether a run was begun here that has no distilled set yet."""
+        """Whether a run was started here that has no distilled set yet."""
         return self.config.exists() and not self.synthetic.exists()
 
     @property
     def not_finished(self) -> str:
-        """The sentence about a run that was begun, for a verb that needs its set."""
+        """The message about an unfinished run, for a command that needs its set."""
         return (
             f"The run in {self.folder} is not finished; the command that began it continues it, and this shows how far "
             f"it is: astdistill watch {shlex.quote(str(self.folder))}"
@@ -186,22 +186,22 @@ class RunDir:
         return self.course / f"{iteration:06d}.safetensors"
 
     def frames(self) -> list[Path]:
-        """The frames that are there, in order."""
+        """The frames that exist, in order."""
         return sorted(self.course.glob("*.safetensors"))
 
-    def evaluation(self, *words: str) -> Self:
-        """The folder of a further evaluation that `words` tell from others."""
-        return type(self)(self.folder / "-".join(("evaluation", *words)).replace("/", "_").replace(":", "_"))
+    def evaluation(self, *labels: str) -> Self:
+        """The folder of a further evaluation; the `labels` in its name distinguish it from others."""
+        return type(self)(self.folder / "-".join(("evaluation", *labels)).replace("/", "_").replace(":", "_"))
 
     def evaluated(self, name: str) -> list[Path]:
-        """The files of that name which evaluations of the set have left: the run's own first, then the latest."""
-        own = filter(Path.exists, [self.folder / name])
+        """The files of that name from all evaluations of the set: the run's own first, then the latest first."""
+        own_file = filter(Path.exists, [self.folder / name])
         later = sorted(self.folder.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime, reverse=True)
-        return [*own, *later]
+        return [*own_file, *later]
 
     def home(self) -> Self | None:
-        """The run whose set an evaluation in this folder is of: this one, or the one around it; None where neither
-        holds a set."""
+        """The run whose set was evaluated in this folder: this one, or the one around it; None if neither holds a
+        set."""
         return next((each for each in (self, type(self)(self.folder.parent)) if each.synthetic.exists()), None)
 
     def claim(
@@ -215,14 +215,14 @@ class RunDir:
     ) -> None:
         """Write config.json and provenance.json of a run on the data of `fingerprint`.
 
-        `about` is what was read of the data, for provenance.json.
+        `about` describes the data that were read, for provenance.json.
 
-        `read` gives what a config.json that is there already says, by the names of today; `former` are settings in it
-        that nothing reads any more, and that `former_settings` is to find.
+        `read` converts the contents of an existing config.json to current names; `former` are settings in it that are
+        no longer used, and that `former_settings` returns.
 
-        Asking for more iterations, another evaluation or another place of data and experts continues the same run.
-        Raises InputError, with nothing written, when the folder holds a run of other settings or data, one that is
-        further already, or other things.
+        More iterations, another evaluation or another place of data and experts continue the same run. Raises
+        InputError, with nothing written, if the folder holds a run of other settings or data, a run with more
+        iterations, or other files.
         """
         check_folder(self.folder, "--out")
         if self.config.exists():
@@ -231,36 +231,36 @@ class RunDir:
             self._check_data(fingerprint)
         elif not self.empty:
             raise InputError(f"{self.folder} is not empty and holds no run; name a new folder with --out.")
-        # The configuration comes first: a folder that holds it is known as this run's, whatever happens before the
+        # The configuration is written first: it marks the folder as this run's, even if the process ends before the
         # next file.
         write_json(self.config, settings)
-        noted = {FORMER: dict(former)} if former else {}
-        described = {DESCRIPTION: dict(about)} if about else {}
-        self._add_provenance({**provenance(device), "data": fingerprint, **described, **noted})
+        former_entry = {FORMER: dict(former)} if former else {}
+        data_entry = {DESCRIPTION: dict(about)} if about else {}
+        self._add_provenance({**provenance(device), "data": fingerprint, **data_entry, **former_entry})
 
     def check_free(self) -> None:
-        """Raise InputError, with nothing written, where another process is writing to the folder."""
+        """Raise InputError, with nothing written, if another process is writing to the folder."""
         owner = self._owner()
-        if owner is not None and _WRITING.get(self._key) != _here() and self._is_at_work(owner):
-            raise self._busy(owner)
+        if owner is not None and _WRITING.get(self._key) != _current_thread() and self._is_running(owner):
+            raise self._busy_error(owner)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Have the folder for this thread alone while the block lasts, and make it if it is not there; within such a
-        block another one changes nothing.
+        """Reserve the folder for this thread during the block, and create it if it does not exist; inside such a block
+        another one has no effect.
 
-        Raises InputError, with nothing written, where another process or thread has it. Where a killed process had it,
-        its temporary files are removed. What is written to the folder in the block raises FolderGoneError once the
-        folder has been deleted.
+        Raises InputError, with nothing written, if another process or thread has reserved it. The temporary files of a
+        killed process are removed. Writes to the folder in the block raise FolderGoneError once the folder has been
+        deleted.
         """
-        if _WRITING.get(self._key) == _here():
+        if _WRITING.get(self._key) == _current_thread():
             yield
             return
         self.check_free()
         with ExitStack() as stack:
             self._lock(stack)
             self._sign(stack)
-            _WRITING[self._key] = _here()
+            _WRITING[self._key] = _current_thread()
             stack.callback(_WRITING.pop, self._key, None)
             sweep(self.folder)
             for inner in self.folder.glob("*/"):
@@ -268,7 +268,7 @@ class RunDir:
             yield
 
     def _lock(self, stack: ExitStack) -> None:
-        """Hold the folder's lock, where its file system has locks. Raises InputError where somebody else holds it."""
+        """Hold the folder's lock, if its file system has locks. Raises InputError if another process holds it."""
         try:
             held = stack.enter_context(lock(self.lock, wait=False))
         except OSError as error:
@@ -276,18 +276,18 @@ class RunDir:
                 raise
             held = True
         if not held:
-            raise self._busy(self._owner())
+            raise self._busy_error(self._owner())
         stack.callback(self._unlock, os.getpid())
 
     def _unlock(self, process: int) -> None:
-        """Remove the lock's file, while it is held; a process that was forked meanwhile does not."""
+        """Remove the lock file while the lock is held; a process that was forked meanwhile does not."""
         if os.getpid() == process:
             self.lock.unlink(missing_ok=True)
 
     def _sign(self, stack: ExitStack) -> None:
-        """Say in the folder that it is this process's, by a file that one process alone can make. Raises InputError
-        where another one has been faster, as happens where locks do nothing."""
-        self._clear()
+        """Mark the folder as reserved by this process, with a file that only one process can create. Raises InputError
+        if another process was faster, which can happen where locks have no effect."""
+        self._remove_stale_mark()
         temporary = beside(self.writer)
         try:
             with naming(self.writer):
@@ -295,7 +295,7 @@ class RunDir:
             try:
                 os.link(temporary, self.writer)
             except FileExistsError:
-                raise self._busy(self._owner()) from None
+                raise self._busy_error(self._owner()) from None
             except OSError as error:
                 if error.errno not in (*NO_LOCKS, errno.EPERM):
                     raise
@@ -304,41 +304,41 @@ class RunDir:
             temporary.unlink(missing_ok=True)
         take(self.folder, self.writer)
         stop = threading.Event()
-        beat = threading.Thread(target=_touch, args=(self.writer, stop), daemon=True)
-        beat.start()
-        stack.callback(self._leave)
-        stack.callback(beat.join)
+        heartbeat = threading.Thread(target=_touch, args=(self.writer, stop), daemon=True)
+        heartbeat.start()
+        stack.callback(self._unsign)
+        stack.callback(heartbeat.join)
         stack.callback(stop.set)
 
-    def _leave(self) -> None:
-        """Undo `_sign`, unless somebody else has signed meanwhile or the folder is gone."""
+    def _unsign(self) -> None:
+        """Undo `_sign`, unless another process has signed meanwhile or the folder is gone."""
         give_back(self.folder)
         owner = self._owner()
         if owner is not None and owner.pid == os.getpid():
             self.writer.unlink(missing_ok=True)
 
-    def _clear(self) -> None:
-        """Remove what a process has left that is gone."""
-        left = self._owner()
-        if left is None:
+    def _remove_stale_mark(self) -> None:
+        """Remove the mark of a process that has ended."""
+        owner = self._owner()
+        if owner is None:
             self.writer.unlink(missing_ok=True)
             return
-        if self._is_at_work(left):
-            raise self._busy(left)
+        if self._is_running(owner):
+            raise self._busy_error(owner)
         aside = beside(self.writer)
         with suppress(FileNotFoundError):
             self.writer.replace(aside)
-        if Owner.read(_json(aside)) != left:  # another process has been faster, and this is its own
+        if Owner.read(_parsed_or_none(aside)) != owner:  # another process was faster, and this is its file
             with suppress(OSError):
                 os.link(aside, self.writer)
         aside.unlink(missing_ok=True)
 
     def _owner(self) -> Owner | None:
-        """Whoever has signed last."""
-        return Owner.read(_json(self.writer))
+        """The process that signed last."""
+        return Owner.read(_parsed_or_none(self.writer))
 
-    def _is_at_work(self, owner: Owner) -> bool:
-        """Whether that process is there; for one of another machine, whether it has touched its file of late."""
+    def _is_running(self, owner: Owner) -> bool:
+        """Whether that process is running; for one of another machine, whether it has touched its file recently."""
         alive = owner.alive
         if alive is not None:
             return alive
@@ -346,12 +346,12 @@ class RunDir:
             return time.time() - self.writer.stat().st_mtime < SILENT_S
         return False
 
-    def _busy(self, owner: Owner | None) -> InputError:
-        who = "Another process"
+    def _busy_error(self, owner: Owner | None) -> InputError:
+        writer = "Another process"
         if owner is not None:
-            who = f"Another process ({owner})"
+            writer = f"Another process ({owner})"
         return InputError(
-            f"{who} is writing to {self.folder}; wait until it has ended, follow it with astdistill watch "
+            f"{writer} is writing to {self.folder}; wait until it has ended, follow it with astdistill watch "
             f"{self.folder}, or name another --out."
         )
 
@@ -361,30 +361,31 @@ class RunDir:
 
     @property
     def former_settings(self) -> dict[str, Any]:
-        """Settings of the version that began this run, which nothing reads any more but its saved state is known by."""
+        """Settings of the version that started this run which are no longer used, but which identify its saved
+        state."""
         first = read_json(self.provenance) if self.provenance.exists() else {}
         with reading(self.provenance, "where a run was made", MOVED_AWAY):
-            former = [place.get(FORMER, {}) for place in (first, *first.get("resumed", []))]
+            former = [entry.get(FORMER, {}) for entry in (first, *first.get("resumed", []))]
             return {name: value for each in former for name, value in each.items()}
 
     def threads(self, processor: str) -> Threads | None:
-        """The numbers of threads that the run was begun with on that processor; None where it was begun on another one,
-        or not yet."""
+        """The numbers of threads with which the run was started, if it was on that processor; None if it was on another
+        one, or is not started yet."""
         try:
-            begun = read_json(self.provenance)["machine"]
-            both = begun["threads"], begun.get(DIVIDED, begun["threads"])
-            if begun["processor"] == processor and all(each in range(1, MOST_THREADS + 1) for each in both):
-                return Threads(*both)
+            machine = read_json(self.provenance)["machine"]
+            counts = machine["threads"], machine.get(DIVIDED, machine["threads"])
+            if machine["processor"] == processor and all(each in range(1, MOST_THREADS + 1) for each in counts):
+                return Threads(*counts)
         except (OSError, InputError, KeyError, TypeError, ValueError, AttributeError):
-            pass  # no run, or what claiming it will tell of
+            pass  # no run, or a damaged file, which `claim` reports
         return None
 
     @property
     def empty(self) -> bool:
-        """Whether there is no such folder, or nothing in it but what is being written."""
-        ours = (RunDir.lock, RunDir.writer)
+        """Whether the folder does not exist, or holds nothing but files that are being written."""
+        ignored = (RunDir.lock, RunDir.writer)
         return not self.folder.exists() or all(
-            path.name in ours or path.name.endswith(".tmp") for path in self.folder.iterdir()
+            path.name in ignored or path.name.endswith(".tmp") for path in self.folder.iterdir()
         )
 
     def _check_settings(self, settings: dict[str, Any], written: dict[str, Any]) -> None:
@@ -398,18 +399,18 @@ class RunDir:
             name = min(changed, key=lambda each: each != "method.name")  # on which the others depend
             raise InputError(
                 f"{self.folder} holds a run with other settings ({name} was {before.get(name)!r}, now "
-                f"{now.get(name)!r}); {_as_before(changed, before)}name a new folder with --out, or delete that one."
+                f"{now.get(name)!r}); {_old_flags(changed, before)}name a new folder with --out, or delete that one."
             )
 
     def _check_progress(self, settings: dict[str, Any]) -> None:
         if not self.state.exists():
             return
-        header, wanted = load_tensors(self.state)[1], settings["distill"]["iterations"]
+        header, requested = load_tensors(self.state)[1], settings["distill"]["iterations"]
         with reading(self.state, "the state of a run", "name a new folder with --out, or delete that one"):
             done = int(header["counters"]["iteration"])
-        if done > wanted:
+        if done > requested:
             raise InputError(
-                f"{self.folder} has {done} iterations already, {wanted} were asked for; "
+                f"{self.folder} has {done} iterations already, {requested} were asked for; "
                 f"ask for more, or name another --out."
             )
 
@@ -424,24 +425,25 @@ class RunDir:
             )
 
     def _add_provenance(self, now: dict[str, Any]) -> None:
-        """Keep where the run began, and each different place where it was resumed."""
+        """Record where the run was started, and each different environment in which it was resumed."""
         first = now | {"resumed": []}
         if self.provenance.exists():
             first = read_json(self.provenance)
         with reading(self.provenance, "where a run was made", MOVED_AWAY):
-            known = [{name: place.get(name) for name in now} for place in (first, *first["resumed"])]
-            if now not in known:
+            recorded = [{name: entry.get(name) for name in now} for entry in (first, *first["resumed"])]
+            if now not in recorded:
                 first["resumed"].append(now)
         write_json(self.provenance, first)
 
 
 BEAT_S, SILENT_S = 10.0, 60.0
-"""Seconds after which a process touches its file again, and after which one of another machine counts as gone."""
+"""Seconds between two touches of a process's file, and seconds without one after which a process of another machine
+counts as gone."""
 _WRITING: dict[str, tuple[int, int]] = {}
-"""By path, the process and thread of this interpreter that is writing to a folder."""
+"""The process and thread of this interpreter that is writing to a folder, by path."""
 
 
-def _here() -> tuple[int, int]:
+def _current_thread() -> tuple[int, int]:
     return os.getpid(), threading.get_ident()
 
 
@@ -451,15 +453,15 @@ def _touch(path: Path, stop: threading.Event) -> None:
             os.utime(path)
 
 
-def _json(path: Path) -> Any:
+def _parsed_or_none(path: Path) -> Any:
     with suppress(OSError, ValueError):
         check_regular(path)
         return parse_json(path.read_text(encoding="utf-8"))
     return None
 
 
-def _as_before(changed: Sequence[str], before: Mapping[str, Any]) -> str:
-    """The flags that go on with a run whose usual numbers another version has changed; "" where other things differ."""
+def _old_flags(changed: Sequence[str], before: Mapping[str, Any]) -> str:
+    """The flags that resume a run for which another version had other default numbers; "" if other settings differ."""
     numbers = {name: before.get(name) for name in changed}
     if not all(name.startswith("distill.") and type(value) in (int, float) for name, value in numbers.items()):
         return ""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """A 63-bit integer that depends on `seed` and every word of `purpose`."""
+    """A 63-bit integer that depends on `seed` and every item of `purpose`."""
     text = "\x1f".join([repr(seed), *map(repr, purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -25,14 +25,14 @@ def rng(seed: int, *purpose: str | int) -> torch.Generator:
     It always lives on the CPU: the same numbers are drawn whatever device computes with them.
 
     Args:
-        seed: Of the run, or of what is drawn for.
-        purpose: Words and numbers that tell this draw from all others.
+        seed: The seed of the run, or of the object that numbers are drawn for.
+        purpose: Words and numbers that distinguish this draw from all others.
     """
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
 def to_device(drawn: Tensor, device: torch.device | str) -> Tensor:
-    """What was drawn, on the device that computes with it; an accelerator does not have to finish its work first."""
+    """`drawn` on the device that computes with it, without waiting for an accelerator to finish its work."""
     if torch.device(device).type != "cuda" or drawn.is_cuda:
         return drawn.to(device)
     return drawn.pin_memory().to(device, non_blocking=True)
@@ -40,7 +40,8 @@ def to_device(drawn: Tensor, device: torch.device | str) -> Tensor:
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Run code that can only draw from torch's global CPU generator (module initialisers), and leave it as it was."""
+    """Run code that can only draw from torch's global CPU generator (module initialisers), and restore its state
+    afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, *purpose))
         yield

@@ -21,5 +21,5 @@ Targets = Float[Tensor, "N K"]
 """One distribution (or its logits) per image."""
 Logits = Float[Tensor, "B K"]
 Features = Float[Tensor, "B F"]
-"""What the last linear layer is given."""
+"""The input of the last linear layer."""
 Scalar = Float[Tensor, ""]

@@ -1,4 +1,5 @@
-"""How far a run is, as a file that another terminal can read: seconds, bytes, memory and the time of each stage."""
+"""The state of a run, as a file that another terminal can read: formatting of seconds and bytes, memory, and the time
+of each stage."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from .run_dir import RunDir, sound_time
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them; '-' for what is not a number."""
+    """Seconds in a readable unit; '-' for NaN."""
     if math.isnan(seconds):
         return "-"
     for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
@@ -31,7 +32,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as people read them."""
+    """Bytes in a readable unit."""
     if count < 1000:
         return f"{count:.0f} B"
     for unit in ("kB", "MB", "GB"):
@@ -42,7 +43,7 @@ def size(count: float) -> str:
 
 
 def _rounded(number: float) -> str:
-    """With one decimal below 10, and none from there on."""
+    """A number with one decimal below 10, and none above."""
     if number < 10:
         return f"{number:.1f}"
     return f"{number:.0f}"
@@ -60,23 +61,23 @@ KILOBYTES = {"darwin": 1}.get(sys.platform, 1024)
 
 
 def resident() -> int:
-    """Bytes in memory: this process, and of its workers what they do not share with it; where the system does not say,
-    the peak so far."""
+    """Bytes in memory: of this process, and of its workers what they do not share with it; the peak so far if the
+    system does not report them."""
     try:
-        own = _pages(PROC)[1]
+        pages = _pages(PROC)[1]
     except (OSError, ValueError, IndexError):
         if resource is None:
             return 0
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTES
     for worker in _workers():
-        with suppress(OSError, ValueError, IndexError):  # it may have ended meanwhile
-            _, whole, shared, *_ = _pages(PROC.parent / worker)
-            own += whole - shared
-    return own * _page_size()
+        with suppress(OSError, ValueError, IndexError):  # the worker may have ended
+            _, total, shared, *_ = _pages(PROC.parent / worker)
+            pages += total - shared
+    return pages * _page_size()
 
 
 def accelerator_peak() -> int:
-    """The most bytes that tensors have taken on CUDA devices; 0 where none is in use. The device is not waited for."""
+    """Peak bytes of tensors on CUDA devices; 0 if none is in use. Does not wait for the device."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0
@@ -84,7 +85,7 @@ def accelerator_peak() -> int:
 
 
 def described() -> str:
-    """Both for a reader: '312 MB', or '1.4 GB, GPU peak 12.3 GB'."""
+    """Memory in use and the accelerator's peak, as text: '312 MB', or '1.4 GB, GPU peak 12.3 GB'."""
     parts = [size(resident())]
     if peak := accelerator_peak():
         parts.append(f"GPU peak {size(peak)}")
@@ -92,7 +93,7 @@ def described() -> str:
 
 
 def _pages(process: Path) -> list[int]:
-    return [int(word) for word in (process / "statm").read_text(encoding="ascii").split()]
+    return [int(field) for field in (process / "statm").read_text(encoding="ascii").split()]
 
 
 def _page_size() -> int:
@@ -104,9 +105,7 @@ def _page_size() -> int:
 def _workers() -> list[str]:
     with suppress(OSError):
         return [
-            word
-            for task in (PROC / "task").iterdir()
-            for word in (task / "children").read_text(encoding="ascii").split()
+            pid for task in (PROC / "task").iterdir() for pid in (task / "children").read_text(encoding="ascii").split()
         ]
     return []
 
@@ -116,8 +115,7 @@ EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Status:
-    """One phase of work as it stands: `total` is None where its end is not known, `seconds_left` where its pace is
-    not."""
+    """The state of one phase of work: `total` is None if its end is not known, `seconds_left` if its pace is not."""
 
     title: str
     done: int
@@ -129,7 +127,7 @@ class Status:
     note: str = ""
 
     def line(self) -> str:
-        """All of it in one line of plain text."""
+        """The state in one line of plain text."""
         parts = [self.title]
         if self.total is not None:
             parts = [f"{self.title}: {self.done:,}/{self.total:,}"]
@@ -144,14 +142,14 @@ class Status:
 
 
 def amount(number: float) -> str:
-    """A pace for a reader: three figures, thousands apart."""
+    """A pace as text: three figures, with thousands separators."""
     if number >= 100:
         return f"{number:,.0f}"
     return f"{number:.3g}"
 
 
 class StatusFile:
-    """A file that says where this process is, rewritten once a second at most; it never stops a run."""
+    """A file with the state of this process, rewritten once a second at most; errors in writing it are ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._tag = path, new_tag()
@@ -167,15 +165,15 @@ class StatusFile:
         return time.monotonic() - self._written >= EVERY_S
 
     def write(self, status: Status) -> None:
-        """Replace the file; a reader never sees half of one."""
+        """Replace the file atomically."""
         self._written, self.last = time.monotonic(), status
         temporary = self.path.with_name(f".{self.path.name}.{self._tag}.tmp")
-        with suppress(OSError):  # a full disk is told of where a result is lost by it
+        with suppress(OSError):  # a full disk is reported where a result cannot be written
             temporary.write_text(json.dumps({**self._process, "time": time.time(), **asdict(status)}), encoding="utf-8")
             temporary.replace(self.path)
 
     def stop(self) -> None:
-        """Say that the process, which may live on, has left its work undone."""
+        """Record that the process, which may live on, has left its work unfinished."""
         self._process["stopped"] = True
         self.write(self.last)
 
@@ -185,13 +183,13 @@ class StatusFile:
 
 
 def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
-    """What `StatusFile` wrote, and of which process (pid, host, command, began, time); None where there is no such
-    file."""
+    """The contents of a `StatusFile`, and the process that wrote it (pid, host, command, began, time); None if there is
+    no such file."""
     try:
         check_regular(path)
         written = parse_json(path.read_text(encoding="utf-8"))
         status = Status(**{name: written.pop(name) for name in Status.__dataclass_fields__})
-        status.line()  # which fails where a number is none
+        status.line()  # raises if a value is not a number
         pid, began, now, host = (written[name] for name in ("pid", "began", "time", "host"))
         if type(pid) is int and 0 < pid < 2**31 and isinstance(host, str) and math.isfinite(began + now):
             return status, written
@@ -201,17 +199,17 @@ def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
 
 
 def alive(process: dict[str, Any]) -> bool:
-    """Whether the process that wrote a status may still be at work; one on another machine, or on Windows, cannot be
-    asked."""
+    """Whether the process that wrote a status may still be running; one on another machine, or on Windows, cannot be
+    checked."""
     return not process.get("stopped") and (process["host"] != platform.node() or running(process["pid"]))
 
 
 @contextmanager
 def stage(name: str, out: Path) -> Iterator[None]:
-    """Log what the block took as one line of `out`/clock.jsonl: stage, seconds, when it ended (UTC, ISO 8601), and the
-    process's peak memory so far in MiB.
+    """Log the block as one line of `out`/clock.jsonl: stage, seconds, when it ended (UTC, ISO 8601), and the peak
+    memory of the process so far in MiB.
 
-    A stage that an exception ends is logged as well: its time was spent.
+    A stage that ends with an exception is logged as well: its time was spent.
     """
     began = time.monotonic()
     try:
@@ -223,26 +221,23 @@ def stage(name: str, out: Path) -> Iterator[None]:
 
 
 def peaks() -> dict[str, float]:
-    """Most memory in MiB held so far by this process, by the largest of its finished workers, and on the
-    accelerator."""
-    held: dict[str, float] = {}
+    """Peak memory in MiB so far of this process, of the largest of its finished workers, and of the accelerator."""
+    found: dict[str, float] = {}
     if resource is not None:
-        for name, whose in (("peak_mib", resource.RUSAGE_SELF), ("worker_peak_mib", resource.RUSAGE_CHILDREN)):
-            held[name] = resource.getrusage(whose).ru_maxrss * KILOBYTES / 2**20
+        for name, scope in (("peak_mib", resource.RUSAGE_SELF), ("worker_peak_mib", resource.RUSAGE_CHILDREN)):
+            found[name] = resource.getrusage(scope).ru_maxrss * KILOBYTES / 2**20
     if peak := accelerator_peak():
-        held["accelerator_peak_mib"] = peak / 2**20
-    return held
+        found["accelerator_peak_mib"] = peak / 2**20
+    return found
 
 
 class StepClock:
-    """Logs the seconds of every outer step to `out`/clock.jsonl; nowhere where `out` is None."""
+    """Logs the seconds of every outer step to `out`/clock.jsonl; does nothing if `out` is None."""
 
     def __init__(self, out: Path | None) -> None:
         self._path = out and RunDir(out).clock
         if self._path and self._path.exists():
-            rewrite_lines(
-                self._path, read_lines(self._path, sound_time)
-            )  # a line that a kill cut short would swallow the next one
+            rewrite_lines(self._path, read_lines(self._path, sound_time))  # a truncated line would merge with the next
         self._began = time.monotonic()
 
     def begin(self) -> None:

@@ -1,4 +1,5 @@
-"""A table as a value, and its three renderings: terminal, Markdown, LaTeX. No domain words here."""
+"""Tables, and their rendering for terminals, in Markdown and in LaTeX. Nothing here is specific to dataset
+distillation."""
 
 from __future__ import annotations
 
@@ -37,9 +38,9 @@ LATEX = {
     "–": "--",
     "…": r"\dots{}",
 }
-"""What LaTeX reads otherwise than it is written, or not at all without further packages."""
+"""Characters that LaTeX interprets, or cannot print without further packages."""
 ABSENT = "–"
-"""The cell of a table for what was not measured."""
+"""The cell of a table for a value that was not measured."""
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -50,15 +51,15 @@ def deviation(values: Sequence[float]) -> float | None:
 
 
 def plus_minus(mean: float, std: float | None, digits: int = 1) -> str:
-    """`mean ± std`, or the mean alone where the spread is unknown; what rounds to zero has no sign."""
+    """`mean ± std`, or the mean alone if the spread is unknown; a value that rounds to zero has no sign."""
     if std is None:
         return f"{mean:z.{digits}f}"
     return f"{mean:z.{digits}f} ± {std:.{digits}f}"
 
 
 def spread(values: Sequence[float] | None, digits: int = 1) -> str:
-    """`mean ± standard deviation`, with the one decimal of accuracies in percent or with so many `digits`; `ABSENT` for
-    no values."""
+    """`mean ± standard deviation`, with `digits` decimals, by default the one of accuracies in percent; `ABSENT` for no
+    values."""
     if not values:
         return ABSENT
     return plus_minus(statistics.fmean(values), deviation(values), digits)
@@ -66,8 +67,8 @@ def spread(values: Sequence[float] | None, digits: int = 1) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column; `words` are set to the left, everything else to the right; `bold` marks what the table is
-    about; what has to be typed stays `whole` on a narrow terminal, as figures do."""
+    """The head of a column: `words` are aligned left, everything else right; `bold` marks the main columns; a `whole`
+    column, with text to be typed, is not folded on a narrow terminal, like figures."""
 
     name: str
     words: bool = False
@@ -76,12 +77,12 @@ class Column:
 
     @property
     def fixed(self) -> bool:
-        """Whether its cells stay in one line at any width."""
+        """Whether its cells stay on one line at any width."""
         return self.whole or not self.words
 
     @property
     def justify(self) -> Literal["left", "right"]:
-        """The side that its cells are set to."""
+        """The side to which its cells are aligned."""
         if self.words:
             return "left"
         return "right"
@@ -89,8 +90,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Tabulation:
-    """A titled table: one string a cell in the order of `columns`, a caption that says how it was measured, and notes
-    [1], [2], …"""
+    """A titled table: one string per cell in the order of `columns`, a caption about the measurement, and notes [1],
+    [2], …"""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -100,72 +101,72 @@ class Tabulation:
 
     @property
     def below(self) -> list[str]:
-        """The caption and the numbered notes, a line each."""
+        """The caption and the numbered notes, one line each."""
         return [self.caption, *(f"[{number}] {note}" for number, note in enumerate(self.notes, start=1))]
 
 
 def terminal(table: Tabulation) -> Fitting:
-    """The table for a rich console; brackets in its words are no markup."""
+    """The table for a rich console; brackets in its text are not markup."""
     return Fitting(table)
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """A table that fits its console: where it is too wide, lines and padding go first, and then columns of words are
-    folded; where that is not enough, the columns that have no room follow below, beside the first ones that tell the
-    rows apart. Figures are never cut."""
+    """A table that fits its console. If it is too wide, lines and padding are dropped first, and then columns of words
+    are folded; if that is not enough, the columns without space follow below, next to the first columns, which identify
+    the rows. Figures are never cut."""
 
     table: Tabulation
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = options.update(max_width=WIDEST)
-        whole = _drawn(self.table, {})
-        if Measurement.get(console, wide, whole).maximum <= options.max_width:
-            yield whole
+        unlimited = options.update(max_width=WIDEST)
+        unfolded = _rendered(self.table, {})
+        if Measurement.get(console, unlimited, unfolded).maximum <= options.max_width:
+            yield unfolded
             return
 
-        def room(part: Tabulation, letters: int) -> Measurement:
-            return Measurement.get(console, wide, _drawn(_folded(part, letters), NARROW))
+        def measure(part: Tabulation, letters: int) -> Measurement:
+            return Measurement.get(console, unlimited, _rendered(_folded(part, letters), NARROW))
 
-        if room(self.table, FOLDED).minimum <= options.max_width:
-            yield _drawn(self.table, NARROW)
+        if measure(self.table, FOLDED).minimum <= options.max_width:
+            yield _rendered(self.table, NARROW)
             return
-        parts = _parts(self.table, lambda part: room(part, LEGIBLE).maximum <= options.max_width)
-        yield from (_drawn(part, NARROW) for part in parts)
-        yield _below(self.table)
+        parts = _split(self.table, lambda part: measure(part, LEGIBLE).maximum <= options.max_width)
+        yield from (_rendered(part, NARROW) for part in parts)
+        yield _footer(self.table)
 
 
-def _parts(table: Tabulation, fits: Callable[[Tabulation], bool]) -> list[Tabulation]:
-    """The table in as many as fit, each with the columns that tell its rows apart; the title above the first."""
+def _split(table: Tabulation, fits: Callable[[Tabulation], bool]) -> list[Tabulation]:
+    """The table in parts that fit, each with the columns that identify its rows; the title above the first."""
 
     def fit(chosen: Sequence[int]) -> bool:
         return fits(_with_columns(table, chosen))
 
     count = len(table.columns)
-    again = _telling(table)
-    while again > 1 and not all(fit([*range(again), number]) for number in range(again, count)):
-        again -= 1
+    repeated = _key_columns(table)
+    while repeated > 1 and not all(fit([*range(repeated), number]) for number in range(repeated, count)):
+        repeated -= 1
     groups: list[list[int]] = [[]]
-    for number in range(again, count):
-        if groups[-1] and not fit([*range(again), *groups[-1], number]):
+    for number in range(repeated, count):
+        if groups[-1] and not fit([*range(repeated), *groups[-1], number]):
             groups.append([])
         groups[-1].append(number)
-    first, *further = (_with_columns(table, [*range(again), *group]) for group in groups)
+    first, *further = (_with_columns(table, [*range(repeated), *group]) for group in groups)
     return [replace(first, title=table.title), *further]
 
 
-def _telling(table: Tabulation) -> int:
-    """How many of the first columns tell the rows apart: as few as do, at least one, and words alone."""
-    words = next((number for number, column in enumerate(table.columns) if not column.words), len(table.columns))
-    apart = (number for number in range(1, words) if len({row[:number] for row in table.rows}) == len(table.rows))
-    return next(apart, words)
+def _key_columns(table: Tabulation) -> int:
+    """How many of the first columns identify the rows: as few as possible, at least one, and columns of words only."""
+    limit = next((number for number, column in enumerate(table.columns) if not column.words), len(table.columns))
+    counts = (number for number in range(1, limit) if len({row[:number] for row in table.rows}) == len(table.rows))
+    return next(counts, limit)
 
 
 def _folded(table: Tabulation, letters: int) -> Tabulation:
-    """The table with its words folded to so many letters."""
-    most = [None if column.fixed else letters for column in table.columns]
-    rows = tuple(tuple(cell[:letters] for cell, letters in zip(row, most, strict=True)) for row in table.rows)
-    heads = (replace(column, name=column.name[:letters]) for column, letters in zip(table.columns, most, strict=True))
+    """The table with its words cut to `letters` characters."""
+    limits = [None if column.fixed else letters for column in table.columns]
+    rows = tuple(tuple(cell[:letters] for cell, letters in zip(row, limits, strict=True)) for row in table.rows)
+    heads = (replace(column, name=column.name[:letters]) for column, letters in zip(table.columns, limits, strict=True))
     return replace(table, columns=tuple(heads), rows=rows)
 
 
@@ -177,52 +178,52 @@ def _with_columns(table: Tabulation, chosen: Sequence[int]) -> Tabulation:
 
 NARROW: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 FIXED = {True: "width", False: "min_width"}
-"""How rich calls the width of a column of figures; on a narrow console it takes space from every other one."""
+"""The name in rich of the width of a column of figures; on a narrow console it takes space from every other column."""
 FOLDED = 8
-"""Letters that a column of words keeps in a line before others have to follow below."""
+"""Characters that a column of words keeps on a line before other columns have to follow below."""
 LEGIBLE = 16
-"""Letters that it keeps in a line where others follow below."""
+"""Characters that it keeps on a line if other columns follow below."""
 WIDEST = 10_000
-"""Columns of a console on which any table has its natural width."""
+"""The width of a console on which any table has its natural width."""
 
 
-def _drawn(table: Tabulation, looks: dict[str, Any]) -> Table:
-    shown = Table(title_justify="left", caption_justify="left", **looks)
+def _rendered(table: Tabulation, layout: dict[str, Any]) -> Table:
+    rendered = Table(title_justify="left", caption_justify="left", **layout)
     if table.title:
-        shown.title = Text(table.title, "bold")
+        rendered.title = Text(table.title, "bold")
     if any(table.below):
-        shown.caption = _below(table)
+        rendered.caption = _footer(table)
     for number, column in enumerate(table.columns):
-        least = None
+        width = None
         if column.fixed:
-            least = max(map(cell_len, [*column.name.split(), *(row[number] for row in table.rows)]), default=1)
+            width = max(map(cell_len, [*column.name.split(), *(row[number] for row in table.rows)]), default=1)
         style = {True: "bold", False: None}[column.bold]
-        widths: dict[str, Any] = {FIXED[looks is NARROW]: least}
-        shown.add_column(Text(column.name), justify=column.justify, style=style, overflow="fold", **widths)
+        widths: dict[str, Any] = {FIXED[layout is NARROW]: width}
+        rendered.add_column(Text(column.name), justify=column.justify, style=style, overflow="fold", **widths)
     for row in table.rows:
-        shown.add_row(*map(Text, row))
-    return shown
+        rendered.add_row(*map(Text, row))
+    return rendered
 
 
-def _below(table: Tabulation) -> Text:
+def _footer(table: Tabulation) -> Text:
     return Text("\n".join(table.below), "dim italic")
 
 
 def together(tables: Sequence[Tabulation]) -> Group:
-    """Several tables for a rich console, an empty line between them."""
+    """Several tables for a rich console, separated by empty lines."""
     parts = [part for table in tables for part in (Text(), terminal(table))]
     return Group(*parts[1:])
 
 
 def markdown(table: Tabulation) -> str:
     """The table in Markdown, title above, caption and notes below."""
-    head = [_cell(column.name) for column in table.columns]
+    head = [_markdown_cell(column.name) for column in table.columns]
     rule = [{"left": "---", "right": "---:"}[column.justify] for column in table.columns]
-    body = [[_cell(cell) for cell in row] for row in table.rows]
+    body = [[_markdown_cell(cell) for cell in row] for row in table.rows]
     lines = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
-    paragraphs = [lines, *map(_cell, table.below)]
+    paragraphs = [lines, *map(_markdown_cell, table.below)]
     if table.title:
-        paragraphs.insert(0, f"**{_cell(table.title)}**")
+        paragraphs.insert(0, f"**{_markdown_cell(table.title)}**")
     return "\n\n".join(paragraphs) + "\n"
 
 
@@ -252,16 +253,16 @@ def latex(table: Tabulation) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` as LaTeX prints it."""
-    return "".join(LATEX.get(sign, sign) for sign in text)
+    """`text` with the characters in `LATEX` replaced."""
+    return "".join(LATEX.get(char, char) for char in text)
 
 
 RENDERINGS: dict[Format, Callable[[Tabulation], str]] = {"markdown": markdown, "latex": latex}
-"""The formats that are plain text; a terminal's depends on its width."""
+"""The formats that are plain text; the rendering for a terminal depends on its width."""
 
 
 assert set(RENDERINGS) | {"text"} == set(get_args(Format))
 
 
-def _cell(text: str) -> str:
+def _markdown_cell(text: str) -> str:
     return re.sub(r"([|<\\])", r"\\\1", " ".join(text.split()))

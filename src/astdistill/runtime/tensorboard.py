@@ -14,10 +14,10 @@ FLUSH_S = 5
 
 
 class TensorBoard:
-    """One writer a group, each a run of its own in TensorBoard.
+    """One writer per group, each a separate run in TensorBoard.
 
-    A writer says at which step it begins, and TensorBoard then forgets what earlier writers of the group have from that
-    step on.
+    A writer states the step at which it begins, and TensorBoard then drops what earlier writers of the group have
+    logged from that step on.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The console that everything is shown on: others' words are text there, never orders to the terminal."""
+"""The console for all output: text from other sources is printed literally, and cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .text import printable
 
 
 class Terminal(Console):
-    """A rich console on which brackets are no markup and control signs are written out.
+    """A rich console that does not interpret brackets as markup, and writes control characters as escapes.
 
-    With `lasting`, it falls silent where nobody reads it any more, as after `2>&1 | head -1`, and the work goes on;
-    otherwise that ends the program, as it ends others.
+    With `lasting`, it prints nothing more once its reader is gone, as after `2>&1 | head -1`, and the program
+    continues; otherwise the program ends, as usual.
     """
 
     def __init__(self, *, lasting: bool = False, **options: Any) -> None:
@@ -24,14 +24,14 @@ class Terminal(Console):
         self._lasting = lasting
 
     def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
-        """As rich prints, but text without highlighting, which holds paths and commands, is not broken into lines, so
-        that it can be copied from a narrow terminal and from a file."""
+        """Print as rich does, but do not wrap text without highlighting, which holds paths and commands, so that it can
+        be copied from a narrow terminal and from a file."""
         if soft_wrap is None:
             soft_wrap = options.get("highlight") is False
         super().print(*objects, soft_wrap=soft_wrap, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is shown, sign by sign harmless."""
+        """The segments of a renderable, with control characters written as escapes."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -39,10 +39,10 @@ class Terminal(Console):
                 yield Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Nobody reads: fall silent, or end the program."""
+        """The reader is gone: print nothing more, or end the program."""
         if not self._lasting:
             super().on_broken_pipe()
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.file.fileno())
+        os.close(null)

@@ -1,4 +1,4 @@
-"""Words of others as they can be shown: on a terminal of any encoding, in pictures, in file names."""
+"""Text from other sources in a form that can be shown: on a terminal of any encoding, in pictures, in file names."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import unicodedata
 from typing import TextIO
 
 JOINERS = "\u200c\u200d"
-"""Invisible signs that scripts and pictograms need; the others of their kind hide or turn round what stands there."""
+"""Invisible characters that scripts and emoji need; others of their category hide or reorder text."""
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of control signs, invisible ones, halves of signs (bytes that are no UTF-8), and line ends."""
+"""Unicode categories of control characters, invisible characters, surrogates (bytes that are not UTF-8), and line
+ends."""
 SPELLED = {
     "±": "+/-", "×": "x", "·": "-", "–": "-", "—": "-", "−": "-", "…": "...", "≤": "<=", "≥": ">=", "→": "->",
     "η": "eta", "θ": "theta", "φ": "phi", "γ": "gamma", "σ": "sigma", "²": "^2", "‖": "||", "’": "'",
 }  # fmt: skip
-"""How our own signs are written where the terminal has ASCII alone."""
+"""ASCII spellings of this package's characters, for terminals that have ASCII only."""
 LETTERS = 40
-"""Of a name in a picture; the rest is an ellipsis."""
+"""Maximum length of a name in a picture; the rest is an ellipsis."""
 
 
 def printable(text: str) -> str:
-    """The text with every sign that a terminal obeys, or that nobody sees, written out: `\\x1b` for an escape."""
+    """The text with every control character and every invisible character written as an escape: `\\x1b` for an
+    escape."""
     if text.isprintable():
         return text
-    return "".join(map(_written_out, text))
+    return "".join(map(_escape_hidden, text))
 
 
 def many(count: int, noun: str) -> str:
@@ -35,62 +37,64 @@ def many(count: int, noun: str) -> str:
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:
-    """What an error of another package says, as one printable line of at most `most` signs; the name of its class where
-    it says nothing."""
+    """The message of another package's error, as one printable line of at most `most` characters; the name of its class
+    if it has no message."""
     return printable(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
 def reason(error: BaseException) -> str:
-    """Why a file cannot be read or written, in words: what the system says, without its number and the path."""
+    """Why a file cannot be read or written: the message of the system, without its number and the path."""
     return getattr(error, "strerror", None) or in_one_line(error)
 
 
-def _written_out(sign: str) -> str:
-    if sign in "\n\t" or sign in JOINERS or unicodedata.category(sign) not in HIDDEN:
-        return sign
-    return sign.encode("ascii", "backslashreplace").decode("ascii") if not sign.isascii() else f"\\x{ord(sign):02x}"
+def _escape_hidden(char: str) -> str:
+    if char in "\n\t" or char in JOINERS or unicodedata.category(char) not in HIDDEN:
+        return char
+    return char.encode("ascii", "backslashreplace").decode("ascii") if not char.isascii() else f"\\x{ord(char):02x}"
 
 
 def shown_name(name: str, most: int = LETTERS) -> str:
-    """A class's or a run's name for a picture: one line of at most `most` letters, with spaces for underscores."""
-    words = " ".join(printable(name[: 8 * most]).replace("_", " ").split()) or "(no name)"
-    if len(words) > most or len(name) > 8 * most:
-        return f"{words[: most - 1].rstrip()}…"
-    return words
+    """A class's or a run's name for a picture: one line of at most `most` characters, with spaces for underscores."""
+    shown = " ".join(printable(name[: 8 * most]).replace("_", " ").split()) or "(no name)"
+    if len(shown) > most or len(name) > 8 * most:
+        return f"{shown[: most - 1].rstrip()}…"
+    return shown
 
 
 def file_name(name: str, most: int = 80) -> str:
-    """A name as part of a file's: letters, digits, `_` and `-`, at most so many bytes, which is what systems count."""
+    """A name as part of a file name: letters, digits, `_` and `-`, at most `most` bytes, the unit in which systems
+    count."""
     return re.sub(r"[^\w-]+", "_", name[:most]).encode("utf-8")[:most].decode("utf-8", "ignore")
 
 
-def _spelled(error: UnicodeError) -> tuple[str, int]:
+def _spell_out(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    signs = error.object[error.start : error.end]
-    return "".join(SPELLED.get(sign) or _escaped(sign) for sign in signs), error.end
+    chars = error.object[error.start : error.end]
+    return "".join(SPELLED.get(char) or _escaped(char) for char in chars), error.end
 
 
-def _escaped(sign: str) -> str:
-    return sign.encode("ascii", "backslashreplace").decode("ascii")
+def _escaped(char: str) -> str:
+    return char.encode("ascii", "backslashreplace").decode("ascii")
 
 
-codecs.register_error("astdistill", _spelled)
+codecs.register_error("astdistill", _spell_out)
 
 
 def ready_streams() -> None:
-    """Make the three standard streams fit for use: each open, and both outputs taking every sign.
+    """Prepare the three standard streams: open each, and let both outputs accept every character.
 
-    Where an output cannot encode a sign, it gets a spelling of it in place of an error in the middle of a run.
+    A character that an output cannot encode is replaced by a spelling of it, instead of an error in the middle of a
+    run.
     """
     open_streams()
     for stream in (sys.stdout, sys.stderr):
-        _any_sign(stream)
+        _accept_any_character(stream)
 
 
 def open_streams() -> None:
-    """Open those of the three standard streams that are closed: one would give its number to the next file or pipe of
-    ours, which a child would take for its own."""
+    """Open those of the three standard streams that are closed: otherwise the next file or pipe would get the number of
+    one, and a child process would use it as its standard stream."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -99,7 +103,7 @@ def open_streams() -> None:
             os.set_inheritable(opened, True)
 
 
-def _any_sign(stream: TextIO | None) -> None:
+def _accept_any_character(stream: TextIO | None) -> None:
     if stream is not None and getattr(stream, "errors", None) in ("strict", "surrogateescape", "backslashreplace"):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

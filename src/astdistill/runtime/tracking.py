@@ -1,5 +1,4 @@
-"""What a run logs, and the loggers that keep it: TensorBoard and Weights & Biases, each imported where it is asked
-for."""
+"""What a run logs, and its loggers: TensorBoard and Weights & Biases, each imported only if requested."""
 
 from __future__ import annotations
 
@@ -19,10 +18,10 @@ from .run_dir import RunDir
 
 
 class Sink(Protocol):
-    """Keeps what it is given.
+    """A destination of logs.
 
-    Each group of names counts steps of its own, which never go back except where a killed run is resumed: what a group
-    has from the first step on that it is given in this process is then replaced, or was the same.
+    Each group of names counts its own steps, which only go back when a killed run is resumed: what the group has from
+    the first step on that this process logs is then replaced, or was the same.
     """
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
@@ -38,13 +37,12 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write what is still buffered."""
         ...
 
 
 class Log:
-    """A sink that passes everything on to others. One that fails is told of once and left out from then on; the run
-    goes on."""
+    """A sink that forwards to others. One that fails is reported once and then left out; the run continues."""
 
     def __init__(self, sinks: Mapping[str, Sink]) -> None:
         self._sinks = dict(sinks)
@@ -53,25 +51,25 @@ class Log:
         return bool(self._sinks)
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
-        self._each(lambda sink: sink.scalars(group, values, step))
+        self._for_each(lambda sink: sink.scalars(group, values, step))
 
     def histogram(self, group: str, name: str, values: Float[np.ndarray, " n"], step: int) -> None:
         finite = values[np.isfinite(values)]
         if len(finite):
-            self._each(lambda sink: sink.histogram(group, name, finite, step))
+            self._for_each(lambda sink: sink.histogram(group, name, finite, step))
 
     def image(self, group: str, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
-        self._each(lambda sink: sink.image(group, name, picture, step))
+        self._for_each(lambda sink: sink.image(group, name, picture, step))
 
     def close(self) -> None:
-        self._each(lambda sink: sink.close())
+        self._for_each(lambda sink: sink.close())
         self._sinks.clear()
 
-    def _each(self, give: Callable[[Sink], None]) -> None:
+    def _for_each(self, write: Callable[[Sink], None]) -> None:
         for name, sink in list(self._sinks.items()):
             try:
-                give(sink)
-            except Exception as error:  # whatever goes wrong in a logger, the run is worth more
+                write(sink)
+            except Exception as error:  # no error of a logger may stop the run
                 del self._sinks[name]
                 _warn(name, error)
 
@@ -92,7 +90,7 @@ LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], Sink]] = {"tensorboard": 
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raise InputError for a logger that there is not, or whose package is not installed."""
+    """Raise InputError for an unknown logger, and for one whose package is not installed."""
     for name in names:
         if name not in LOGGERS:
             raise unknown("logger", name, LOGGERS)
@@ -104,10 +102,10 @@ def check_loggers(names: Sequence[str]) -> None:
 
 @contextmanager
 def open_log(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> Iterator[Log]:
-    """The loggers of these names, writing into `folder`, with the settings of the run beside what they log; closed when
-    the block ends.
+    """The loggers of these names, writing into `folder`, with the settings of the run next to what they log; closed
+    when the block ends.
 
-    A run that is resumed goes on in the logs that it began. Raises InputError as `check_loggers`.
+    A resumed run continues its logs. Raises InputError as `check_loggers`.
     """
     check_loggers(names)
     sinks: dict[str, Sink] = {}
@@ -124,8 +122,8 @@ def open_log(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) ->
 
 
 def _warn(name: str, error: Exception) -> None:
-    words = (
+    text = (
         f"The logger {name} failed ({type(error).__name__}: {error}) and logs no more; "
         f"the run and its own files go on without it."
     )
-    console().print(words, highlight=False, markup=False, style="yellow")
+    console().print(text, highlight=False, markup=False, style="yellow")

@@ -1,4 +1,4 @@
-"""Whose word a module is imported on: names that are read from files import nothing, names that the user gives do."""
+"""Which modules may be imported: names that are read from files import nothing, names that the user gives do."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .errors import InputError
 from .text import in_one_line
 
 _TRUSTED: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
-"""Modules whose code the user has asked for, each with those inside it."""
-_HERE: ContextVar[frozenset[str]] = ContextVar("here", default=frozenset())
-"""Those of them that were typed on a command line, which are looked for in the current folder as well."""
+"""Modules whose code the user has requested, each with those inside it."""
+_LOCAL: ContextVar[frozenset[str]] = ContextVar("here", default=frozenset())
+"""Those of them that were typed on a command line, which are also searched for in the current folder."""
 NAMING = ("--method", "--part", "--model", "--architectures", "--evaluation.architectures", "--trust")
-"""The flags whose values may name a module of the user's own."""
+"""The flags whose values may name a module of the user."""
 PATH = re.compile(r"(?:[\w-]+=)?((?:[^\W\d]\w*\.)*[^\W\d]\w*)(?::[\w.]+)?")
 """`package.module`, `package.module:name`, or `field=package.module:name`."""
 
 
 def module_of(path: str) -> str:
-    """The module in `package.module:name`. Raises InputError for what is no such path."""
+    """The module in `package.module:name`. Raises InputError for anything else."""
     module, colon, name = path.partition(":")
     if colon and name and PATH.fullmatch(path) and "=" not in path:
         return module
@@ -39,17 +39,17 @@ def is_trusted(module: str) -> bool:
 
 
 def trust_modules(names: str | Sequence[str]) -> None:
-    """Let these modules, `package.module` or `package.module:name`, be imported from here on, also where a file names
+    """Allow these modules, `package.module` or `package.module:name`, to be imported from now on, also if a file names
     them."""
-    _TRUSTED.set(_TRUSTED.get() | _modules(_each(names)))
+    _TRUSTED.set(_TRUSTED.get() | _modules(_as_sequence(names)))
 
 
 def trust_models(names: object) -> None:
     """The same for the networks that a caller names, one or several; a built-in one, or None, names no module."""
-    _TRUSTED.set(_TRUSTED.get() | _modules(name for name in _each(names) if ":" in str(name)))
+    _TRUSTED.set(_TRUSTED.get() | _modules(name for name in _as_sequence(names) if ":" in str(name)))
 
 
-def _each(names: object) -> Sequence[Any]:
+def _as_sequence(names: object) -> Sequence[Any]:
     if isinstance(names, Sequence) and not isinstance(names, str):
         return names
     return [names]
@@ -57,7 +57,7 @@ def _each(names: object) -> Sequence[Any]:
 
 @contextmanager
 def trusting(*names: str) -> Iterator[None]:
-    """Let these modules be imported inside the block, also where a file names them.
+    """Allow these modules to be imported inside the block, also if a file names them.
 
     Args:
         *names: `package.module` or `package.module:name`; each with the modules inside it.
@@ -70,27 +70,27 @@ def trusting(*names: str) -> Iterator[None]:
 
 
 @contextmanager
-def typed(words: Sequence[str]) -> Iterator[None]:
-    """Inside the block, trust the modules that these words of a command line name; they may lie in the current
+def typed(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside the block, trust the modules that these command-line arguments name; they may lie in the current
     folder."""
-    modules = _modules(named_in(words))
-    token, here = _TRUSTED.set(_TRUSTED.get() | modules), _HERE.set(_HERE.get() | modules)
+    modules = _modules(named_in(arguments))
+    token, local_token = _TRUSTED.set(_TRUSTED.get() | modules), _LOCAL.set(_LOCAL.get() | modules)
     try:
         yield
     finally:
         _TRUSTED.reset(token)
-        _HERE.reset(here)
+        _LOCAL.reset(local_token)
 
 
-def named_in(words: Sequence[str]) -> list[str]:
-    """The values of those flags that may name a module, as far as they do."""
+def named_in(arguments: Sequence[str]) -> list[str]:
+    """The values of the flags that may name a module, if they do."""
     names, flag = [], ""
-    for word in words:
-        if word.startswith("--"):
-            flag, _, word = word.partition("=")
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, _, argument = argument.partition("=")
             flag = flag.replace("_", "-")
-        if word and (flag == "--trust" or (flag in NAMING and ":" in word)):
-            names.append(word)
+        if argument and (flag == "--trust" or (flag in NAMING and ":" in argument)):
+            names.append(argument)
     return names
 
 
@@ -101,25 +101,25 @@ def _modules(names: Iterable[object]) -> frozenset[str]:
 
 
 def words_of_trust() -> tuple[frozenset[str], frozenset[str]]:
-    """What another process of this run is told (`take_over`)."""
-    return _TRUSTED.get(), _HERE.get()
+    """The trusted modules, for another process of this run (`take_over`)."""
+    return _TRUSTED.get(), _LOCAL.get()
 
 
-def take_over(words: tuple[frozenset[str], frozenset[str]]) -> None:
-    """Trust what the process that started this one trusts, and import what it has found in the current folder: its
-    path is not that of those modules."""
-    trusted, here = words
+def take_over(modules: tuple[frozenset[str], frozenset[str]]) -> None:
+    """Trust what the process that started this one trusts, and import what it has found in the current folder, which
+    may not be in the path of this process."""
+    trusted, local = modules
     _TRUSTED.set(trusted)
-    _HERE.set(here)
-    for module in sorted(here - {"__main__"}):
+    _LOCAL.set(local)
+    for module in sorted(local - {"__main__"}):
         try:
-            _imported(module)
-        except ImportError:  # it was typed and never imported
+            _import_module(module)
+        except ImportError:  # it was typed, but never imported
             continue
 
 
 def live(path: str) -> Any:
-    """What `package.module:name` names in a module that this process has imported already, or None; imports nothing."""
+    """The object at `package.module:name` if this process has already imported the module, or None; imports nothing."""
     module, _, name = path.partition(":")
     value: Any = sys.modules.get(module)
     for piece in name.split("."):
@@ -128,8 +128,8 @@ def live(path: str) -> Any:
 
 
 def import_name(path: str) -> Any:
-    """The object at `package.module:name`. Raises InputError when it is not there, and, with nothing imported, where
-    only a file names it and not the user."""
+    """The object at `package.module:name`. Raises InputError if it does not exist, and, with nothing imported, if only
+    a file names it and not the user."""
     module = module_of(path)
     if not is_trusted(module):
         raise InputError(
@@ -137,33 +137,34 @@ def import_name(path: str) -> Any:
             f"you trust it, add --trust {module} (in Python: with astdistill.trusting('{module}'))."
         )
     try:
-        named = _imported(module)
+        found = _import_module(module)
         for piece in path.partition(":")[2].split("."):
-            named = getattr(named, piece)
+            found = getattr(found, piece)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"Cannot import '{path}' ({error}); write 'package.module:name' of something importable."
         ) from error
-    except Exception as error:  # whatever the code of a stranger's module raises, a SyntaxError as well
+    except Exception as error:  # the code of the module may raise anything, also a SyntaxError
         kind = type(error).__name__
         raise InputError(
             f"Cannot import '{path}', because its module raises {kind} ({in_one_line(error)}); mend it, or look at the "
             f"whole error: python -c 'import {module}'"
         ) from error
-    return named
+    return found
 
 
-def _imported(module: str) -> Any:
-    """The module; one that was typed on the command line may lie in the current folder, which comes last."""
-    if module not in _HERE.get():
+def _import_module(module: str) -> Any:
+    """Import the module; one that was typed on the command line may lie in the current folder, which is searched
+    last."""
+    if module not in _LOCAL.get():
         return importlib.import_module(module)
     folder = os.getcwd()
     sys.path.append(folder)
-    importlib.invalidate_caches()  # a file that is younger than the last look at the folder
+    importlib.invalidate_caches()  # the file may be newer than the cached listing of the folder
     try:
         return importlib.import_module(module)
     finally:
-        for place in range(len(sys.path) - 1, -1, -1):
-            if sys.path[place] == folder:
-                del sys.path[place]
+        for index in range(len(sys.path) - 1, -1, -1):
+            if sys.path[index] == folder:
+                del sys.path[index]
                 break

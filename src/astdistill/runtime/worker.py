@@ -1,4 +1,5 @@
-"""The inside of a worker process, and how tensors reach it: one copy in memory, however many workers there are."""
+"""The main loop of a worker process, and the transfer of tensors to it: one copy in memory for any number of
+workers."""
 
 from __future__ import annotations
 
@@ -23,11 +24,11 @@ from .progress import Bar, be_quiet
 from .trust import take_over
 
 ALIGNED = 64
-"""Bytes; where torch would put a tensor itself, so that kernels take the same path."""
+"""Alignment in bytes, the same as torch's, so that kernels take the same path."""
 
 
 class TensorLocation(NamedTuple):
-    """Where a tensor lies."""
+    """Where a tensor is stored."""
 
     start: int
     dtype: torch.dtype
@@ -36,9 +37,9 @@ class TensorLocation(NamedTuple):
 
 
 def nameless_file() -> IO[bytes]:
-    """An open file that is gone with the last process that has it.
+    """An open file without a name, which is deleted when the last process closes it.
 
-    In memory where the system can, and not under /dev/shm, of which a container has 64 MB.
+    In memory if the system supports it, and not under /dev/shm, of which a container has 64 MB.
     """
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("astdistill"), "w+b")
@@ -46,12 +47,12 @@ def nameless_file() -> IO[bytes]:
 
 
 class TensorPickler(pickle.Pickler):
-    """Pickles to `text`, and plain CPU tensors to `memory`, each once. What lies on a GPU is put on that of the
-    reader (`own_device`)."""
+    """Pickles to `text`, and plain CPU tensors to `memory`, each once. A tensor on a GPU is restored on the GPU of the
+    reading process (`own_device`)."""
 
     def __init__(self, text: IO[bytes], memory: IO[bytes]) -> None:
         super().__init__(text)
-        self._memory, self._places = memory, dict[int, tuple[TensorLocation, Tensor]]()
+        self._memory, self._locations = memory, dict[int, tuple[TensorLocation, Tensor]]()
 
     def persistent_id(self, obj: object) -> TensorLocation | None:
         if (
@@ -62,9 +63,9 @@ class TensorPickler(pickle.Pickler):
             or not obj.numel()
         ):
             return None
-        if id(obj) not in self._places:
-            self._places[id(obj)] = self._put(obj), obj  # kept alive, so that no other object gets its id
-        return self._places[id(obj)][0]
+        if id(obj) not in self._locations:
+            self._locations[id(obj)] = self._write_tensor(obj), obj  # kept alive, so that no other object gets its id
+        return self._locations[id(obj)][0]
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, torch.device) and obj.type == "cuda":
@@ -73,8 +74,8 @@ class TensorPickler(pickle.Pickler):
             return on_own_gpu, (obj.detach().cpu(), obj.requires_grad)
         return NotImplemented
 
-    def _put(self, tensor: Tensor) -> TensorLocation:
-        """Write the numbers in the order they have in memory: a channels-last tensor stays one."""
+    def _write_tensor(self, tensor: Tensor) -> TensorLocation:
+        """Write the numbers in their order in memory: a channels-last tensor stays channels-last."""
         order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
         if not tensor.permute(order).is_contiguous():
             tensor = tensor.contiguous()
@@ -86,20 +87,20 @@ class TensorPickler(pickle.Pickler):
 
 
 def own_device() -> torch.device:
-    """The GPU of this process: the first that it sees, unless it has chosen another."""
+    """The GPU of this process: the first visible one, unless it has selected another."""
     if torch.cuda.is_initialized():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cuda", 0)
 
 
 def on_own_gpu(tensor: Tensor, wants_gradient: bool) -> Tensor:
-    """The tensor on that GPU."""
+    """The tensor on the GPU of this process."""
     return tensor.to("cuda").requires_grad_(wants_gradient)
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Reads them back, the tensors as views of the memory, or of the mapped file, where what is written into one stays
-    in this process."""
+    """Loads what `TensorPickler` wrote. Tensors are views of the memory, or of the mapped file; what is written to one
+    stays in this process."""
 
     def __init__(self, text: IO[bytes], memory: int | np.ndarray) -> None:
         super().__init__(text)
@@ -111,21 +112,21 @@ class TensorUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: TensorLocation) -> Tensor:
         count = torch.Size(pid.shape).numel()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the memory cannot be written to
+            warnings.simplefilter("ignore")  # about memory that cannot be written to
             flat = torch.frombuffer(self._memory, dtype=pid.dtype, count=count, offset=pid.start)
         return flat.as_strided(pid.shape, pid.stride)
 
 
 def serve(path: list[str]) -> None:
-    """Read from the standard input what is to be done, then jobs until it ends; write steps and results to the standard
+    """Read the work and then jobs from the standard input until it ends; write steps and results to the standard
     output. `path` is where the process that started this one looks for modules."""
     results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a user's network prints must not get among the results
+    os.dup2(2, 1)  # prints of a user's network must not mix with the results
     be_quiet(True)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, inbox), daemon=True).start()
-    handle, threads, words, text = inbox.get()
-    sys.path[:] = path  # now that all of our own is imported
+    handle, threads, trust, text = inbox.get()
+    sys.path[:] = path  # only now that this package is imported
     torch.set_num_threads(threads)
     bar, work, shared, common = _Steps(results), None, None, None
     while True:
@@ -134,24 +135,24 @@ def serve(path: list[str]) -> None:
             common = value
             continue
         try:
-            if work is None:  # inside, so that what cannot be imported here is told like any other error
-                take_over(words)
+            if work is None:  # inside `try`, so that a failed import is reported like any other error
+                take_over(trust)
                 work, shared = TensorUnpickler(io.BytesIO(text), handle).load()
             answer = pickle.dumps(("done", work(shared, with_common(value, common), bar)))
         except BaseException as error:
             answer = pickle.dumps(("error", sendable(error)))
-        _say(results, answer)
+        _send(results, answer)
 
 
 def with_common(job: Any, common: Any) -> Any:
-    """What a job is given: itself, or the pair of what all jobs of its call have in common and itself."""
+    """The argument of a job: the job itself, or the pair of what all jobs of its call share and the job."""
     if common is None:
         return job
     return common, job
 
 
 def _listen(source: IO[bytes], inbox: queue.SimpleQueue[Any]) -> None:
-    """Pass on what comes. When the other end of the pipe is gone, end this process at once, in the middle of a job."""
+    """Pass on incoming messages. When the pipe is closed, end this process at once, even in the middle of a job."""
     try:
         while True:
             inbox.put(pickle.load(source))
@@ -159,35 +160,35 @@ def _listen(source: IO[bytes], inbox: queue.SimpleQueue[Any]) -> None:
         os._exit(1)
 
 
-def _say(results: IO[bytes], message: bytes) -> None:
+def _send(results: IO[bytes], message: bytes) -> None:
     try:
         results.write(message)
         results.flush()
-    except BrokenPipeError:  # nobody is left to hear it
+    except BrokenPipeError:  # the parent has ended
         os._exit(1)
 
 
 class _Steps(Bar):
-    """The bar of a worker: its steps are counted in the process that shows them."""
+    """The bar of a worker: it sends its steps to the process that shows them."""
 
     def __init__(self, results: IO[bytes]) -> None:
         super().__init__("", 0, 0, None)
         self._results = results
 
     def step(self, units: int = 1, note: str = "") -> None:
-        _say(self._results, pickle.dumps(("step", (units, note))))
+        _send(self._results, pickle.dumps(("step", (units, note))))
 
     def skip(self, units: int) -> None:
-        _say(self._results, pickle.dumps(("skip", (units,))))
+        _send(self._results, pickle.dumps(("skip", (units,))))
 
 
 def sendable(error: BaseException) -> BaseException:
-    """The error, with the worker's traceback as a note; a RuntimeError of the same words where its kind does not
-    survive pickling."""
+    """The error, with the worker's traceback as a note; a RuntimeError of the same message if its type does not survive
+    pickling."""
     sent = error
     try:
-        again = pickle.loads(pickle.dumps(error))
-        survives = type(again) is type(error) and str(again) == str(error)
+        restored = pickle.loads(pickle.dumps(error))
+        survives = type(restored) is type(error) and str(restored) == str(error)
     except Exception:
         survives = False
     if not survives:

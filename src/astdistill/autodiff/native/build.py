@@ -1,5 +1,5 @@
-"""The compiled form of `kernels/`: that of the wheel, or made once with the machine's own C compiler and kept in the
-user's cache. No library is loaded whose bytes are not those that its name says, or that another user could have
+"""Loads the compiled `kernels/`: those of the wheel, or built once with the C compiler of the machine and cached for
+the user. No library is loaded whose bytes do not match the digest in its name, or that another user could have
 written."""
 
 from __future__ import annotations
@@ -65,17 +65,18 @@ class Adjoint(ctypes.Structure):
 
 
 def adjoint(**tensors: Tensor | None) -> Adjoint:
-    """An Adjoint of these tensors, as `flow` makes a Flow."""
+    """An `Adjoint` with the addresses of these tensors; see `flow`."""
     return Adjoint(**{name: address(tensor) for name, tensor in tensors.items()})
 
 
 def flow(**tensors: Tensor | None) -> Flow:
-    """A Flow of these tensors, which must be contiguous where the kernels read them so, and outlive the call."""
+    """A `Flow` with the addresses of these tensors, which must be contiguous where the kernels expect it, and outlive
+    the call."""
     return Flow(**{name: address(tensor) for name, tensor in tensors.items()})
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where a tensor's numbers begin; None for none."""
+    """The address of the data of a tensor; None for None."""
     if tensor is None:
         return None
     return tensor.data_ptr()
@@ -87,16 +88,16 @@ def lanes(kernels: ctypes.CDLL) -> int:
 
 
 class KernelError(RuntimeError):
-    """The kernels cannot be made on this machine; its text says why."""
+    """The kernels cannot be built or loaded on this machine; the message has the reason."""
 
 
 ADVICE = "install gcc or clang, or a wheel of astdistill that holds the kernels"
-"""What to do where the kernels cannot be had."""
+"""How to get the kernels."""
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None, said once, where they cannot be made."""
+    """The kernels; None, with one printed message, if they cannot be built."""
     try:
         return make()
     except KernelError as error:
@@ -107,61 +108,61 @@ def library() -> ctypes.CDLL | None:
 
 def make(variant: Variant | None = None) -> ctypes.CDLL:
     """The kernels for this processor, or of a narrower variant: those of the wheel, else from the cache, else compiled;
-    `$CC` names the compiler, else cc, gcc or clang is looked for. Raises KernelError."""
+    `$CC` names the compiler; by default it is cc, gcc or clang. Raises KernelError."""
     variant = variant or for_this_processor()
     share_openmp()
-    return _of_the_wheel(variant) or _of_the_cache(variant)
+    return _load_bundled(variant) or _load_compiled(variant)
 
 
 def for_this_processor() -> Variant:
-    """The variant of the instruction set that torch has chosen, too."""
-    able = variants(platform.machine())
-    return next((each for each in able if each.instructions == instructions()), able[-1])
+    """The variant for the instruction set that torch uses too."""
+    available = variants(platform.machine())
+    return next((each for each in available if each.instructions == instructions()), available[-1])
 
 
 def described(kernels: ctypes.CDLL) -> str:
-    """The instruction set of these kernels and where they come from, for people."""
+    """A readable description of the kernels: their instruction set and origin."""
     path = Path(kernels._name)
-    named = {variant.name: variant.instructions for variant in variants(platform.machine())}
+    instruction_sets = {variant.name: variant.instructions for variant in variants(platform.machine())}
     origin = "compiled here"
     if path.parent == BUNDLED:
         origin = "of the wheel"
     elif path.parent != cache_folder() / "kernels":
         origin = f"compiled for this process alone, as {cache_folder() / 'kernels'} is not this user's own"
-    return f"{named[path.name.partition('-')[0]]} kernels {origin}"
+    return f"{instruction_sets[path.name.partition('-')[0]]} kernels {origin}"
 
 
 def share_openmp() -> None:
-    """Make the functions of torch's OpenMP runtime visible to libraries that are loaded from now on.
+    """Make the functions of torch's OpenMP runtime visible to libraries that are loaded later.
 
-    They are already where torch loads its libraries for all, as it does on Linux and macOS; a second runtime would have
-    a second pool of threads.
+    They already are if torch loads its libraries globally, as on Linux and macOS; a second runtime would have a second
+    pool of threads.
     """
     if any(hasattr(ctypes.CDLL(None), name) for name in ("GOMP_parallel", "__kmpc_fork_call")):
         return
     loaded = [each["filepath"] for each in threadpool_info() if each["user_api"] == "openmp"]
-    of_torch = Path(torch.__file__).parent
-    for path in sorted(loaded, key=lambda path: not Path(path).is_relative_to(of_torch))[:1]:
+    torch_folder = Path(torch.__file__).parent
+    for path in sorted(loaded, key=lambda path: not Path(path).is_relative_to(torch_folder))[:1]:
         ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
 
 
-def _of_the_wheel(variant: Variant) -> ctypes.CDLL | None:
-    """None where there is no such one, or it is damaged or made for another system."""
+def _load_bundled(variant: Variant) -> ctypes.CDLL | None:
+    """The library of the wheel; None if it is missing, damaged or built for another system."""
     for path in BUNDLED.glob(f"{variant.name}-*.so"):
         try:
             if whole(path):
-                return _typed(ctypes.CDLL(str(path)))
+                return _declare_types(ctypes.CDLL(str(path)))
         except OSError:
             continue
     return None
 
 
-def _of_the_cache(variant: Variant) -> ctypes.CDLL:
+def _load_compiled(variant: Variant) -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         raise KernelError("there is no C compiler here, and this installation holds no kernels")
     try:
-        return _found_or_built(compiler, variant)
+        return _find_or_build(compiler, variant)
     except subprocess.CalledProcessError as error:
         text = f"{' '.join(compiler)} ended with code {error.returncode}: {' '.join(error.stderr.split())[:200]}"
         raise KernelError(text) from error
@@ -169,74 +170,74 @@ def _of_the_cache(variant: Variant) -> ctypes.CDLL:
         raise KernelError(str(error)) from error
 
 
-def _found_or_built(compiler: list[str], variant: Variant) -> ctypes.CDLL:
-    """From the cache, where it is safe and whole; else built into the cache, or for this process alone where others
-    could write to it."""
+def _find_or_build(compiler: list[str], variant: Variant) -> ctypes.CDLL:
+    """The library in the cache, if it is secure and intact; else built into the cache, or for this process only if
+    others can write to the cache."""
     label, folder = _label(compiler, variant), cache_folder() / "kernels"
-    if not _secured(folder):
-        return _for_this_process(compiler, variant, label)
+    if not _secure_folder(folder):
+        return _build_temporary(compiler, variant, label)
     for path in sorted(folder.glob(f"{label}-*.so")):
         try:
-            if _own(path) and whole(path):
-                return _typed(ctypes.CDLL(str(path)))
+            if _is_private(path) and whole(path):
+                return _declare_types(ctypes.CDLL(str(path)))
         except OSError:  # another process has just removed it, or it is no library
             continue
         path.unlink(missing_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
-        return _for_this_process(compiler, variant, label)
-    return _typed(ctypes.CDLL(str(_built(compiler, variant, label, folder))))
+        return _build_temporary(compiler, variant, label)
+    return _declare_types(ctypes.CDLL(str(_build_into(compiler, variant, label, folder))))
 
 
 def _label(compiler: list[str], variant: Variant) -> str:
-    """A name that changes with all that decides the content; a cache folder may be shared between machines."""
+    """A name that depends on everything that determines the content; machines may share a cache folder."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCE.iterdir()) if path.suffix in (".c", ".h")]
     parts = (*texts, *compiler, compiler_version(compiler), platform.machine(), *FLAGS, variant.name, *variant.flags)
     return f"{variant.name}-{hashlib.sha256(chr(31).join(parts).encode()).hexdigest()[:16]}"
 
 
-def _for_this_process(compiler: list[str], variant: Variant, label: str) -> ctypes.CDLL:
+def _build_temporary(compiler: list[str], variant: Variant, label: str) -> ctypes.CDLL:
     folder = Path(tempfile.mkdtemp(prefix="astdistill-kernels-"))
     try:
-        return _typed(ctypes.CDLL(str(_built(compiler, variant, label, folder))))
+        return _declare_types(ctypes.CDLL(str(_build_into(compiler, variant, label, folder))))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # what is loaded stays loaded
+        shutil.rmtree(folder, ignore_errors=True)  # a loaded library stays loaded
 
 
 UNFINISHED = ".build-"
 OLD_S = 3600
 
 
-def _built(compiler: list[str], variant: Variant, label: str, folder: Path) -> Path:
-    """The path of a new library in `folder`, which no other process sees before it is whole."""
-    for left in folder.glob(f"{UNFINISHED}*"):  # by a process that was killed
-        if time.time() - left.lstat().st_mtime > OLD_S:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED, ignore_cleanup_errors=True) as place:
-        new = Path(place) / "new.so"
+def _build_into(compiler: list[str], variant: Variant, label: str, folder: Path) -> Path:
+    """Build a library in `folder` and return its path; other processes see only the complete file."""
+    for unfinished in folder.glob(f"{UNFINISHED}*"):  # left by a killed process
+        if time.time() - unfinished.lstat().st_mtime > OLD_S:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED, ignore_cleanup_errors=True) as temporary:
+        new = Path(temporary) / "new.so"
         compile_kernels(compiler, variant, new)
-        new.chmod(0o644)  # whatever the umask lets others do
+        new.chmod(0o644)  # independent of the umask
         path = named_by_content(folder, label, new.read_bytes())
         new.replace(path)
     return path
 
 
-def _secured(folder: Path) -> bool:
-    """Whether nobody but this user, and root, can write to the folder; it is made, or closed to others and emptied."""
+def _secure_folder(folder: Path) -> bool:
+    """Whether only this user and root can write to the folder, which is created, or closed to others and emptied."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        if not _own(folder) and not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
+        if not _is_private(folder) and not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
             folder.chmod(folder.stat().st_mode & 0o755)
-            for path in folder.glob("*.so"):  # whoever wrote it
+            for path in folder.glob("*.so"):  # another user may have written it
                 path.unlink()
-        return _own(folder)
+        return _is_private(folder)
     except OSError:
         return False
 
 
-def _own(path: Path) -> bool:
-    """Whether a plain file or folder is this user's, or root's, and writable by its owner alone; true where the system
-    does not know owners (Windows). Raises OSError."""
+def _is_private(path: Path) -> bool:
+    """Whether a regular file or folder belongs to this user or root, and only its owner can write to it; true on
+    systems without owners (Windows). Raises OSError."""
     if not hasattr(os, "geteuid"):
         return True
     status = path.lstat()
@@ -244,12 +245,12 @@ def _own(path: Path) -> bool:
     return plain and status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:
-    """The library with the types of its functions declared, so that addresses are not cut to 32 bits."""
+def _declare_types(kernels: ctypes.CDLL) -> ctypes.CDLL:
+    """The library, with the types of its functions declared, so that addresses are not truncated to 32 bits."""
     shape, flows, pointer = ctypes.POINTER(Shape), ctypes.POINTER(Flow), ctypes.c_void_p
     kernels.block_forward.argtypes, kernels.block_forward.restype = [shape, flows, flows, pointer, ctypes.c_long], None
-    for back in (kernels.block_back, kernels.first_block_back):
-        back.argtypes, back.restype = [shape, flows, flows, pointer, ctypes.POINTER(Adjoint)], None
+    for backward in (kernels.block_back, kernels.first_block_back):
+        backward.argtypes, backward.restype = [shape, flows, flows, pointer, ctypes.POINTER(Adjoint)], None
     kernels.kernel_forward.argtypes = [pointer, ctypes.c_long, ctypes.c_long, pointer, pointer]
     kernels.kernel_forward.restype = None
     kernels.kernel_back.argtypes, kernels.kernel_back.restype = [shape, *[pointer] * 6], None

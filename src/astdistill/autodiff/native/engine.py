@@ -17,14 +17,14 @@ from .layout import Block, Unflattener, Weights, Workspace, zero_direction
 from .passes import PAIR, TANGENT, VALUE, Passes
 
 VALUES = 25 * 32 * 32 * 128
-"""Pixels times channels that are under way at once: few enough that their planes stay in a shared cache."""
+"""Pixels times channels that are processed at once: few enough that their planes fit in a shared cache."""
 
 
 @dataclass(frozen=True)
 class NativeEngine:
     """Derivatives of the instance-norm ConvNet's loss in float32.
 
-    Images are independent of one another in this network, so that a batch goes through in parts, and memory does not
+    Images are independent of one another in this network, so that a batch is processed in parts, and memory does not
     grow with it.
     """
 
@@ -40,16 +40,17 @@ class NativeEngine:
     def logits(self, theta: Params, images: Batch) -> Logits:
         """f(θ, x)."""
         weights = self._unflatten(theta, "θ", down=False)
-        return torch.cat([_head(weights, passes.up(VALUE)[1]) for passes, _ in self._parts(weights, images)])
+        return torch.cat([_linear_logits(weights, passes.up(VALUE)[1]) for passes, _ in self._parts(weights, images)])
 
     def features(self, theta: Params, images: Batch) -> Features:
         """h(θ, x)."""
         weights = self._unflatten(theta, "θ", down=False)
-        # A copy: the next part goes through the same memory.
+        # A copy: the next part overwrites the same memory.
         return torch.cat([passes.up(VALUE)[1].clone() for passes, _ in self._parts(weights, images)])
 
     def features_back(self, theta: Params, images: Batch, slopes: Features) -> Batch:
-        """The way up once more, part by part, and then down: two convolutions a layer, and no adjoint of a kernel."""
+        """∇_x ⟨h, slopes⟩, by a forward and a backward pass of each part: two convolutions a layer, no adjoint of a
+        kernel."""
         weights, slopes_to_images = self._unflatten(theta, "θ"), []
         for passes, part in self._parts(weights, images):
             passes.up(VALUE)
@@ -58,11 +59,11 @@ class NativeEngine:
 
     def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
         """ℓ, f and ∇_θ ℓ."""
-        weights, logits, total = self._unflatten(theta, "θ"), [], _Sum()
+        weights, logits, total = self._unflatten(theta, "θ"), [], _GradientSum()
         for passes, part in self._parts(weights, images):
             features = passes.up(VALUE)[1]
-            logits.append(_head(weights, features))
-            b = _slope(logits[-1], targets[part], len(images))
+            logits.append(_linear_logits(weights, features))
+            b = _loss_gradient(logits[-1], targets[part], len(images))
             total.add(passes.down(VALUE, _pair(None, b @ weights.linear)).blocks, b.t() @ features, b.sum(0))
         return Gradient(_loss(torch.cat(logits), targets), torch.cat(logits), total.flat())
 
@@ -70,24 +71,24 @@ class NativeEngine:
         self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
     ) -> Directional:
         """The gradient of the tangent ℓ̇ = ⟨∇_θ ℓ, m⟩, in reverse over forward mode: eight convolutions a layer, and no
-        second reverse."""
+        second reverse pass."""
         weights, dots = self._unflatten(theta, "θ"), self._unflatten(direction, "direction")
-        total, pulled, pulled_targets, slope = _Sum(), [], [], torch.zeros(())
+        total, image_gradients, target_gradients, slope = _GradientSum(), [], [], torch.zeros(())
         for passes, part in self._parts(weights, images):
             features_dot, features = passes.up(PAIR, dots)
-            logits = _head(weights, features)
-            logits_dot = features_dot @ weights.linear.t() + _head(dots, features)
-            a = _slope(logits, targets[part], len(images))
-            b, to_targets = _slope_tangent(logits, logits_dot, targets[part], len(images))
+            logits = _linear_logits(weights, features)
+            logits_dot = features_dot @ weights.linear.t() + _linear_logits(dots, features)
+            a = _loss_gradient(logits, targets[part], len(images))
+            b, to_targets = _loss_gradient_tangent(logits, logits_dot, targets[part], len(images))
             slope = slope + (a * logits_dot).sum()
             back = passes.down(
                 PAIR, _pair(a @ weights.linear, b @ weights.linear + a @ dots.linear), dots, to_images=True
             )
             total.add(back.blocks, a.t() @ features_dot + b.t() @ features, b.sum(0))
-            pulled.append(back.images)
-            pulled_targets.append(to_targets)
+            image_gradients.append(back.images)
+            target_gradients.append(to_targets)
         to_theta = total.flat() if curvature else torch.zeros_like(theta)
-        return Directional(slope, to_theta, torch.cat(pulled), torch.cat(pulled_targets))
+        return Directional(slope, to_theta, torch.cat(image_gradients), torch.cat(target_gradients))
 
     def penalised(
         self,
@@ -104,11 +105,11 @@ class NativeEngine:
         With u the derivative of the penalty with respect to ∇_x F, its gradient is that of the tangent of F along u in
         x.
         """
-        weights, logits, total = self._unflatten(theta, "θ"), [], _Sum()
+        weights, logits, total = self._unflatten(theta, "θ"), [], _GradientSum()
         zero, loss = zero_direction(weights), torch.zeros(())
         for passes, part in self._parts(weights, images):
             features = passes.up(VALUE)[1].clone()
-            logits.append(_head(weights, features))
+            logits.append(_linear_logits(weights, features))
             ones = torch.ones_like(logits[-1])
             a = ones @ weights.linear
             gradient = passes.down(TANGENT, _pair(a, None), to_images=True).images
@@ -118,7 +119,7 @@ class NativeEngine:
             features_dot = passes.up(TANGENT, zero, along)[0]
             b = torch.zeros_like(ones)
             if targets is not None:
-                b = clip * _slope(logits[-1], targets[part], len(images))
+                b = clip * _loss_gradient(logits[-1], targets[part], len(images))
             back = passes.down(PAIR, _pair(a, b @ weights.linear), zero, known=True)
             total.add(back.blocks, ones.t() @ features_dot + b.t() @ features, b.sum(0))
         if targets is not None:
@@ -130,14 +131,14 @@ class NativeEngine:
         channels, pixels = len(weights.blocks[0].bias), images.shape[2] * images.shape[3]
         count = -(-len(images) * pixels * channels // VALUES)
         first = 0
-        for images_here in images.tensor_split(count):
-            part = slice(first, first + len(images_here))
+        for part_images in images.tensor_split(count):
+            part = slice(first, first + len(part_images))
             first = part.stop
-            yield Passes(self.blocks, weights, images_here, self.kernels, self.space), part
+            yield Passes(self.blocks, weights, part_images, self.kernels, self.space), part
 
 
-class _Sum:
-    """The gradient with respect to θ, part by part."""
+class _GradientSum:
+    """Accumulates the gradient with respect to θ over the parts of a batch."""
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
@@ -153,7 +154,7 @@ class _Sum:
 
 
 def _pair(a: Tensor | None, b: Tensor | None) -> Tensor:
-    """The adjoints of a pair of features: [2, n, F]; zeros stand for the one that is None."""
+    """The adjoints of a pair of features: [2, n, F]; zeros replace the one that is None."""
     if a is None:
         assert b is not None
         a = torch.zeros_like(b)
@@ -162,7 +163,7 @@ def _pair(a: Tensor | None, b: Tensor | None) -> Tensor:
     return torch.stack([a, b])
 
 
-def _head(weights: Weights, features: Tensor) -> Logits:
+def _linear_logits(weights: Weights, features: Tensor) -> Logits:
     return torch.addmm(weights.bias, features, weights.linear.t())
 
 
@@ -170,16 +171,16 @@ def _loss(logits: Logits, targets: Targets) -> Tensor:
     return -(targets * logits.log_softmax(1)).sum() / len(logits)
 
 
-def _slope(logits: Logits, targets: Targets, count: int) -> Tensor:
+def _loss_gradient(logits: Logits, targets: Targets, count: int) -> Tensor:
     """∂ℓ/∂f for a mean over `count` images."""
     return (logits.softmax(1) * targets.sum(1, keepdim=True) - targets) / count
 
 
-def _slope_tangent(logits: Logits, tangent: Tensor, targets: Targets, count: int) -> tuple[Tensor, Tensor]:
+def _loss_gradient_tangent(logits: Logits, tangent: Tensor, targets: Targets, count: int) -> tuple[Tensor, Tensor]:
     """∂ℓ̇/∂f and ∂ℓ̇/∂p."""
     softmax = logits.softmax(1)
-    far = tangent - (softmax * tangent).sum(1, keepdim=True)
-    return softmax * far * targets.sum(1, keepdim=True) / count, -far / count
+    centred = tangent - (softmax * tangent).sum(1, keepdim=True)
+    return softmax * centred * targets.sum(1, keepdim=True) / count, -centred / count
 
 
 def _penalty(gradient: Batch, scale: float, form: PenaltyForm) -> tuple[Tensor, Batch]:

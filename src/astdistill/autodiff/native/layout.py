@@ -1,5 +1,5 @@
-"""The ConvNet as the kernels see it: its blocks, its parameters in their form, and memory that is kept between
-calls."""
+"""The ConvNet in the form that the kernels take: its blocks, its parameters in their memory layout, and buffers that
+are reused between calls."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from .build import GAP, address, lanes
 
 @dataclass
 class Workspace:
-    """Buffers by name, made once for the largest shape: fresh memory costs more than the arithmetic that fills it."""
+    """Buffers by name, allocated once for the largest shape: new memory costs more than the arithmetic that fills
+    it."""
 
     kept: dict[str, Tensor] = field(default_factory=dict)
     views: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict)
-    """Parts of them by name and shape: an inner step asks for a hundred, which are the same in every step."""
+    """Views of the buffers by name and shape: an inner step takes a hundred, the same in every step."""
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """A buffer with what was last written under that name and shape; where another shape was, the content is
-        undefined."""
+        """A buffer with the values last written under that name and shape; undefined after a request of another
+        shape."""
         view = self.views.get((name, shape))
         if view is None:
             view = self.views[name, shape] = self._buffer(name, math.prod(shape)).view(shape)
@@ -43,17 +44,17 @@ class Workspace:
 
 
 WHOLE = 16
-"""What channels, and pixels, must be a multiple of: the most that a register holds."""
+"""Channels and pixels must be a multiple of this number: the most values that a register holds."""
 ROWS = 16
-"""The most tiles that a kernel is multiplied by at once, where one image does not have more: their products stay in a
-core's second-level cache, and the kernel is asked for ahead."""
+"""The most tiles that a kernel is multiplied by at once, unless one image has more: their products stay in the
+second-level cache of a core, and the kernel is prefetched."""
 MOST_INPUTS = 16
-"""Image channels up to which the direct first convolution is the right one."""
+"""The most image channels for which the direct first convolution is suitable."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One convolution with its norm, ReLU and pooling: where it stands, and the size of the convolution's output."""
+    """One convolution with its norm, ReLU and pooling: its index, and the size of the output of the convolution."""
 
     index: int
     inputs: int
@@ -74,17 +75,17 @@ class Block:
 
 
 def group_count(tiles: int, images: int, threads: int) -> int:
-    """In how many groups so many images have their tiles multiplied together, `tiles` each; groups differ by one image
-    at most.
+    """The number of groups of images whose tiles, `tiles` of each image, are multiplied together; group sizes differ by
+    one image at most.
 
-    Few, so that a product repays reading its kernel, and equally many for every thread.
+    Few groups, so that a product amortises reading its kernel, and the same number for every thread.
     """
     fewest = -(-images // max(1, ROWS // tiles))
     return min(images, -(-fewest // threads) * threads)
 
 
 def blocks_of(module: nn.Module, shape: tuple[int, int, int]) -> list[Block] | None:
-    """The blocks of a network for images `(C, H, W)`; None for a network, or a size, that the kernels cannot do."""
+    """The blocks of a network for images `(C, H, W)`; None for a network or a size that the kernels do not support."""
     if not isinstance(module, ConvNet):
         return None
     layers, (channels, height, width) = list(module.features), shape
@@ -92,15 +93,15 @@ def blocks_of(module: nn.Module, shape: tuple[int, int, int]) -> list[Block] | N
         return None
     groups = [layers[first : first + 4] for first in range(0, len(layers), 4)]
     sizes = [(height >> k, width >> k) for k in range(len(groups) + 1)]
-    if not all(_usual(*group) for group in groups) or any(
+    if not all(_is_supported(*group) for group in groups) or any(
         (h, w) != (2 * a, 2 * b) for (h, w), (a, b) in pairwise(sizes)
     ):
         return None
     return [Block(k, 0 if k else channels, *sizes[k], last=k == len(groups) - 1) for k in range(len(groups))]
 
 
-def _usual(convolution: nn.Module, norm: nn.Module, activation: nn.Module, pooling: nn.Module) -> bool:
-    """Whether one block is the published one: 3×3 convolution, instance norm, ReLU, 2×2 average pooling."""
+def _is_supported(convolution: nn.Module, norm: nn.Module, activation: nn.Module, pooling: nn.Module) -> bool:
+    """Whether a block is the published one: 3×3 convolution, instance norm, ReLU, 2×2 average pooling."""
     return (
         isinstance(convolution, nn.Conv2d)
         and convolution.out_channels % WHOLE == 0
@@ -114,7 +115,8 @@ def _usual(convolution: nn.Module, norm: nn.Module, activation: nn.Module, pooli
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """The parameters of one block, or a direction in them; kernels are None in a direction that moves none."""
+    """The parameters of one block, or a direction in them; kernels are None in a direction that does not change
+    them."""
 
     kernel: Tensor | None
     """First block: [channels / L, 9 inputs, L]. Others: the transformed kernel [36, channels out / L, channels in, L],
@@ -128,7 +130,7 @@ class BlockWeights:
 
 @dataclass(frozen=True)
 class Weights:
-    """θ, or a direction in it, taken apart."""
+    """θ, or a direction in it, split into tensors."""
 
     blocks: list[BlockWeights]
     linear: Tensor
@@ -138,7 +140,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Unflattener:
-    """Takes vectors of parameters apart."""
+    """Splits vectors of parameters into tensors."""
 
     model: FlatModel
     blocks: list[Block]
@@ -146,7 +148,8 @@ class Unflattener:
     space: Workspace
 
     def __call__(self, theta: Params, name: str, down: bool = True) -> Weights:
-        """θ taken apart, which holds until another is under the same name; without `down`, for a pass up alone."""
+        """θ split into tensors, valid until the next call with the same name; without `down`, for a forward pass
+        only."""
         parts = [part.contiguous() for part in self.model.unflatten(theta).values()]
         blocks = []
         for k, block in enumerate(self.blocks):
@@ -154,12 +157,12 @@ class Unflattener:
             if block.inputs:
                 kernel, turned = direct(weight, lanes(self.kernels)), None
             else:
-                kernel, turned = self._transformed(weight, f"{name}.kernel{k}", down)
+                kernel, turned = self._transform(weight, f"{name}.kernel{k}", down)
             blocks.append(BlockWeights(kernel, turned, *others))
         return Weights(blocks, parts[-2], parts[-1])
 
-    def _transformed(self, weight: Tensor, name: str, down: bool) -> tuple[Tensor, Tensor | None]:
-        """G w Gᵀ, as it is and transposed."""
+    def _transform(self, weight: Tensor, name: str, down: bool) -> tuple[Tensor, Tensor | None]:
+        """G w Gᵀ, and its transpose if `down`."""
         channels = len(weight)
         kernel = self.space(name, 36, channels * channels + GAP)
         turned = None
@@ -172,7 +175,7 @@ class Unflattener:
 
 
 def zero_direction(weights: Weights) -> Weights:
-    """The direction that moves nothing."""
+    """The direction that is zero."""
     zeros = torch.zeros_like(weights.blocks[0].bias)
     blocks = [BlockWeights(None, None, zeros, zeros, zeros) for _ in weights.blocks]
     return Weights(blocks, torch.zeros_like(weights.linear), torch.zeros_like(weights.bias))

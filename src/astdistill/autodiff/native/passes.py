@@ -1,4 +1,4 @@
-"""Up and down through the blocks of a ConvNet, with values, tangents, or both side by side."""
+"""Forward passes (up) and backward passes (down) through the blocks of a ConvNet, with values, tangents, or both."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .build import GAP, Flow, Shape, address, adjoint, flow, lanes
 from .layout import Block, BlockWeights, Weights, Workspace, direct_adjoint, group_count
 
 TANGENT, VALUE, PAIR = slice(0, 1), slice(1, 2), slice(0, 2)
-"""Rows of a pair: a tangent and a value lie side by side, and so do their adjoints, a and b."""
+"""Rows of a pair: a tangent and a value are stored together, and so are their adjoints, a and b."""
 
 
 @dataclass
 class BackwardResult:
-    """What a pass down found: for each block the adjoints of kernel, bias, scale and offset, flat; and that of the
+    """The result of a pass down: for each block the adjoints of kernel, bias, scale and offset, flat; and that of the
     images [n, C, H, W]."""
 
     blocks: list[list[Tensor]]
@@ -26,9 +26,9 @@ class BackwardResult:
 
 
 class Passes:
-    """One batch on its way through the blocks; what a pass leaves in the workspace, the later ones read.
+    """Passes of one batch through the blocks; later passes read the results of earlier ones in the workspace.
 
-    A pass with rows VALUE computes values, with TANGENT tangents where the values are there already, with PAIR both.
+    A pass with rows VALUE computes values, with TANGENT tangents, given the values of an earlier pass, with PAIR both.
     """
 
     def __init__(
@@ -40,67 +40,71 @@ class Passes:
         self.lanes = lanes(kernels)
 
     def up(self, rows: slice, dots: Weights | None = None, images_dot: Batch | None = None) -> Tensor:
-        """The pair of features [2, n, F], of which `rows` are new; tangents are those along `dots` in θ, or along
+        """The pair of features [2, n, F], of which `rows` are computed; tangents are those along `dots` in θ, or along
         `images_dot`."""
         self.images_dot = images_dot
         for block in self.blocks:
-            here, tangent = self._flows(block, dots)
+            values, tangent = self._flows(block, dots)
             self.kernels.block_forward(
-                self._shape(block), here, tangent, address(self._stats(block)), int(rows != TANGENT)
+                self._shape(block), values, tangent, address(self._stats(block)), int(rows != TANGENT)
             )
-        return self._out(self.blocks[-1]).view(2, self.count, -1)
+        return self._output_buffer(self.blocks[-1]).view(2, self.count, -1)
 
     def down(
         self, rows: slice, features: Tensor, dots: Weights | None = None, known: bool = False, to_images: bool = False
     ) -> BackwardResult:
-        """The adjoints of the blocks' parameters, and of the images if wanted, from those of the pair of features [2,
-        n, F].
+        """The adjoints of the blocks' parameters, and of the images if `to_images`, from those of the pair of features
+        [2, n, F].
 
-        With `known`, the adjoints of tangents are those that an earlier pass down with rows TANGENT left, which finds
-        no parameters.
+        With `known`, the adjoints of tangents are those of an earlier pass down with rows TANGENT, which does not
+        compute the adjoints of parameters.
         """
         result = BackwardResult([], None)
         if to_images:
             result.images = torch.empty_like(self.images)
         for block in reversed(self.blocks):
-            above = features if block.last else self._below(self.blocks[block.index + 1])
+            above = features if block.last else self._input_adjoints(self.blocks[block.index + 1])
             if block.inputs:
-                back, to = self.kernels.first_block_back, self._first_adjoints(rows, result.images)
+                backward, buffers = self.kernels.first_block_back, self._first_adjoint_buffers(rows, result.images)
             else:
-                back, to = self.kernels.block_back, self._adjoints(block, rows, known)
+                backward, buffers = self.kernels.block_back, self._adjoint_buffers(block, rows, known)
             if rows == PAIR:
-                to["a"] = above[0]
-            to |= {"b": above[_b(rows)], "gamma": self._norms("gamma"), "beta": self._norms("beta")}
-            here, tangent = self._flows(block, dots)
-            back(self._shape(block), here, tangent, address(self._stats(block)), adjoint(**to))
+                buffers["a"] = above[0]
+            buffers |= {
+                "b": above[_value_row(rows)],
+                "gamma": self._norm_adjoints("gamma"),
+                "beta": self._norm_adjoints("beta"),
+            }
+            values, tangent = self._flows(block, dots)
+            backward(self._shape(block), values, tangent, address(self._stats(block)), adjoint(**buffers))
             if rows != TANGENT:
-                result.blocks.insert(0, self._parameters(block, rows, to.get("weight")))
+                result.blocks.insert(0, self._parameter_adjoints(block, rows, buffers.get("weight")))
         return result
 
-    def _first_adjoints(self, rows: slice, images: Batch | None) -> dict[str, Tensor | None]:
-        """Where what goes back through the first block ends."""
-        to = {"images": images}
+    def _first_adjoint_buffers(self, rows: slice, images: Batch | None) -> dict[str, Tensor | None]:
+        """Output buffers of the backward pass through the first block."""
+        buffers = {"images": images}
         if rows != TANGENT:
             inputs = 9 * self.blocks[0].inputs
-            to["weight"] = self.space("first", self.count, self.channels // self.lanes, inputs, self.lanes)
-        return to
+            buffers["weight"] = self.space("first", self.count, self.channels // self.lanes, inputs, self.lanes)
+        return buffers
 
-    def _adjoints(self, block: Block, rows: slice, known: bool) -> dict[str, Tensor | None]:
-        """Where what goes back through another block ends."""
-        products, below = self._factors("products", block), self._below(block)
-        to: dict[str, Tensor | None] = {"to_b": products[_b(rows)], "below_b": below[_b(rows)]}
+    def _adjoint_buffers(self, block: Block, rows: slice, known: bool) -> dict[str, Tensor | None]:
+        """Output buffers of the backward pass through any other block."""
+        products, below = self._factors("products", block), self._input_adjoints(block)
+        buffers: dict[str, Tensor | None] = {"to_b": products[_value_row(rows)], "below_b": below[_value_row(rows)]}
         if rows == PAIR:
-            to["to_a"] = products[0]
+            buffers["to_a"] = products[0]
             if not known:
-                to["below_a"] = below[0]
-        return to
+                buffers["below_a"] = below[0]
+        return buffers
 
-    def _parameters(self, block: Block, rows: slice, weight: Tensor | None) -> list[Tensor]:
-        """The adjoints of a block's kernel, bias, scale and offset, flat, after the pass through it; `weight` holds the
-        first one's kernel, for each image."""
-        gamma, beta = (self._norms(name).sum(0) for name in ("gamma", "beta"))
+    def _parameter_adjoints(self, block: Block, rows: slice, weight: Tensor | None) -> list[Tensor]:
+        """The adjoints of a block's kernel, bias, scale and offset, flat, after the pass through it; `weight` holds
+        that of the first kernel, for each image."""
+        gamma, beta = (self._norm_adjoints(name).sum(0) for name in ("gamma", "beta"))
         kernel = self._adjoint_kernel(block, rows, weight)
-        # The norm takes the mean over pixels away and the bias with it: its derivative is zero.
+        # The norm subtracts the mean over pixels and the bias with it: its derivative is zero.
         return [kernel.reshape(-1), torch.zeros(self.channels), gamma, beta]
 
     def _adjoint_kernel(self, block: Block, rows: slice, weight: Tensor | None) -> Tensor:
@@ -111,12 +115,12 @@ class Passes:
         values, tangents = (factors[1], products[1]), (None, None)
         if rows == PAIR:
             tangents = factors[0], products[0]
-        room = self.space("kernel", 36, self.channels * self.channels + GAP)
+        scratch = self.space("kernel", 36, self.channels * self.channels + GAP)
         kernel = torch.empty(self.channels, self.channels, 3, 3)
-        self.kernels.kernel_back(self._shape(block), *map(address, [*values, *tangents, room, kernel]))
+        self.kernels.kernel_back(self._shape(block), *map(address, [*values, *tangents, scratch, kernel]))
         return kernel
 
-    # What the kernels read and write.
+    # Buffers that the kernels read and write.
 
     def _planes(self, block: Block, name: str) -> Tensor:
         return self.space(
@@ -131,26 +135,26 @@ class Passes:
     def _stats(self, block: Block) -> Tensor:
         return self.space(f"stats{block.index}", self.count, self.channels // self.lanes, 2, self.lanes)
 
-    def _norms(self, name: str) -> Tensor:
+    def _norm_adjoints(self, name: str) -> Tensor:
         return self.space(name, self.count, self.channels)
 
-    def _below(self, block: Block) -> Tensor:
-        """The adjoints of the planes that came into a block."""
+    def _input_adjoints(self, block: Block) -> Tensor:
+        """The adjoints of the input planes of a block."""
         return self._planes(block, "below")
 
     def _groups(self, block: Block) -> int:
-        """In how many groups images have their tiles multiplied together: each by itself in the first block, whose
+        """The number of groups of images whose tiles are multiplied together: one per image in the first block, whose
         convolution is direct."""
         if block.inputs:
             return self.count
         return group_count(block.tiles, self.count, self.threads)
 
     def _factors(self, name: str, block: Block) -> Tensor:
-        """[2, 36 × (channels × images × tiles + a gap for each group)]: what lies as `Layout` of shape.h."""
+        """[2, 36 × (channels × images × tiles + a gap for each group)]: in the order of `Layout` of shape.h."""
         size = self.channels * self.count * block.tiles + self._groups(block) * GAP
         return self.space(f"{name}.{block.tiles}", 2, 36 * size)
 
-    def _out(self, block: Block) -> Tensor:
+    def _output_buffer(self, block: Block) -> Tensor:
         """[2, …]: the features of the linear layer, or the factors of the next block's products."""
         if block.last:
             return self.space("features", 2, self.count, self.channels * block.pooled[0] * block.pooled[1])
@@ -170,20 +174,19 @@ class Passes:
         )
 
     def _flows(self, block: Block, dots: Weights | None) -> tuple[Flow, Flow | None]:
-        """The block's values and tangents; a tangent that comes from the images goes through the first kernel
-        itself."""
+        """The values and tangents of a block; a tangent along the images is convolved with the first kernel itself."""
         weights, (source_dot, source) = self.weights.blocks[block.index], self._sources(block)
-        here = self._flow(block, weights, weights.kernel, 1, source)
+        values = self._flow(block, weights, weights.kernel, 1, source)
         if dots is None:
-            return here, None
+            return values, None
         dot = dots.blocks[block.index]
         kernel = dot.kernel
         if block.inputs and self.images_dot is not None:
             kernel = weights.kernel
-        return here, self._flow(block, dot, kernel, 0, source_dot)
+        return values, self._flow(block, dot, kernel, 0, source_dot)
 
     def _sources(self, block: Block) -> tuple[Tensor, Tensor]:
-        """What the tangent and the value of a block come from."""
+        """The inputs of a block: of its tangent and of its value."""
         if not block.inputs:
             factors = self._factors(f"factors{block.index}", block)
             return factors[0], factors[1]
@@ -200,10 +203,10 @@ class Passes:
             gamma=weights.gamma,
             beta=weights.beta,
             z=self._planes(block, "z")[row],
-            out=self._out(block)[row],
+            out=self._output_buffer(block)[row],
         )
 
 
-def _b(rows: slice) -> int:
-    """Which row of a pair is a pass's b, the adjoint of what it takes for values."""
+def _value_row(rows: slice) -> int:
+    """The row of a pair with b, the adjoint of the values of a pass."""
     return rows.stop - 1

@@ -1,1 +1,1 @@
-"""The page that a run ends in: one HTML file."""
+"""The HTML page of a run, in one file."""

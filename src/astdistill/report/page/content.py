@@ -1,4 +1,4 @@
-"""What the page says about each run: figures in words, tables, and the commands that would make what is missing."""
+"""Content of the page for each run: sentences, tables, and the commands that create what is missing."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ..run import RunReader
 
 STAGES = ("experts", "distillation", "evaluation")
 HIDDEN = ("versions", "machine", "resumed", "settings", "step", "best", DESCRIPTION)
-"""Parts of the provenance that have a row of their own, or stand elsewhere."""
+"""Parts of the provenance that have a row of their own, or are shown elsewhere."""
 PROGRAMS = ("astdistill", "__main__.py", "cli.py")
-"""What the command line's own file is called."""
+"""File names of the command line program."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One accuracy in percent beside others; `low` and `high` are one deviation away."""
+    """One accuracy in percent, in a chart with others; `low` and `high` are one deviation away."""
 
     name: str
     value: float
@@ -48,10 +48,10 @@ ORDER = ("majority", "random", "kmeans", "herding", "kcenter", "own", "full")
 
 
 def bars(run: RunReader) -> list[Bar]:
-    """The headline beside its baselines and the published figures, in the order of `ORDER`."""
+    """The run's accuracy with its baselines and the published accuracies, in the order of `ORDER`."""
     if run.entry is None or run.scores is None:
         return []
-    names, shown = {"own": "these images", **BASELINE_NAMES, "majority": MAJORITY_NAME}, []
+    names, result = {"own": "these images", **BASELINE_NAMES, "majority": MAJORITY_NAME}, []
     rows = {"own": run.entry, **run.scores.baselines}
     if run.scores.majority is not None:
         rows["majority"] = run.scores.majority
@@ -60,25 +60,25 @@ def bars(run: RunReader) -> list[Bar]:
         low = high = None
         if entry.std:
             low, high = max(0.0, entry.mean - entry.std), min(100.0, entry.mean + entry.std)
-        shown.append(Bar(names.get(kind, kind), entry.mean, entry.text, kind, low, high))
+        result.append(Bar(names.get(kind, kind), entry.mean, entry.text, kind, low, high))
     published = run.published.accuracy
     if published is not None:
-        shown.append(Bar("published", published, f"{published:.1f}", "published"))
+        result.append(Bar("published", published, f"{published:.1f}", "published"))
     peer = run.published.peer.accuracy
     if peer is not None:
-        shown.append(Bar("best peer", peer, f"{peer:.1f}", "published"))
-    return shown
+        result.append(Bar("best peer", peer, f"{peer:.1f}", "published"))
+    return result
 
 
 def published(run: RunReader) -> str:
-    """Where the published figures stand: the method's own, and the best of other methods."""
-    own, peer = run.published, run.published.peer
-    texts = {f"Published: {own.source}.": own.accuracy, f"Best peer: {peer.source}.": peer.accuracy}
+    """The sources of the published accuracies: that of the method, and the best of other methods."""
+    figure, peer = run.published, run.published.peer
+    texts = {f"Published: {figure.source}.": figure.accuracy, f"Best peer: {peer.source}.": peer.accuracy}
     return " ".join(text for text, accuracy in texts.items() if accuracy is not None)
 
 
 def protocol(run: RunReader) -> str:
-    """The sentence that no accuracy goes without."""
+    """The sentence that describes how the accuracies were measured."""
     if run.scores is None:
         return ""
     return caption(run.scores)
@@ -88,22 +88,22 @@ def steps(run: RunReader) -> str:
     """How many outer steps were taken, skipped and passed over."""
     if not run.metrics:
         return ""
-    skipped, passed = (sum(word in line for line in run.metrics) for word in ("skipped", "passed"))
+    skipped, passed = (sum(key in line for line in run.metrics) for key in ("skipped", "passed"))
     reasons = {str(line["skipped"]) for line in run.metrics if "skipped" in line}
-    told = f"{len(run.metrics):,} outer steps, {skipped:,} skipped"
+    text = f"{len(run.metrics):,} outer steps, {skipped:,} skipped"
     if reasons:
-        told += f" ({'; '.join(sorted(reasons)[:2])})"
+        text += f" ({'; '.join(sorted(reasons)[:2])})"
     if passed:
-        told += f", {passed:,} passed over by the method's threshold"
+        text += f", {passed:,} passed over by the method's threshold"
     if run.learns_lr:
         rates = [float(line["lr"]) for line in run.metrics if line.get("lr") is not None] or [math.nan]
         first, last = rates[0], rates[-1]
-        told += f"; η went from {first:.4g} to {last:.4g}"
-    return f"{told}."
+        text += f"; η went from {first:.4g} to {last:.4g}"
+    return f"{text}."
 
 
 def about(runs: Sequence[RunReader]) -> list[str]:
-    """What the outer steps of these runs do, each kind once, and what η is where one of them learned it."""
+    """What the outer steps of these runs do, without repetition, and what η is if one of the runs learned it."""
     sentences = list(dict.fromkeys(run.step.about for run in runs if run.step.about))
     learned = "η is the learned learning rate for training on these images."
     if any(run.learns_lr for run in runs):
@@ -112,7 +112,7 @@ def about(runs: Sequence[RunReader]) -> list[str]:
 
 
 def of_experts(runs: Sequence[RunReader]) -> str:
-    """What the outer steps of these runs take from experts, each kind once."""
+    """What the outer steps of these runs take from experts, without repetition."""
     return " ".join(dict.fromkeys(run.step.of_experts for run in runs if run.step.of_experts))
 
 
@@ -134,32 +134,32 @@ def score_tables(run: RunReader) -> list[Tabulation]:
 
 
 def elsewhere(runs: Sequence[RunReader]) -> str:
-    """What the section of `score_tables` is called."""
+    """The heading of the section with `score_tables`."""
     if any(len(scores.architecture) > 1 for run in runs for scores in run.evaluations.values()):
         return "On other networks"
     return "Other evaluations"
 
 
 def rankings(run: RunReader) -> list[Tabulation]:
-    """DD-Ranking's scores of every evaluation that asked for them."""
+    """DD-Ranking's scores of every evaluation that has them."""
     return [_titled(ranking_table(ranking), name, run.ranking) for name, ranking in run.ranking.items()]
 
 
 def arrivals(run: RunReader) -> list[Tabulation]:
-    """Class-incremental learning of every evaluation that asked for it."""
+    """Class-incremental learning of every evaluation that has it."""
     return [_titled(continual_table(measured), name, run.arriving) for name, measured in run.arriving.items()]
 
 
-def _titled(shown: Tabulation, name: str, among: Mapping[str, object]) -> Tabulation:
-    """The table, told apart from others of its kind by the folder of its evaluation."""
-    if len(among) < 2:
-        return shown
-    return replace(shown, title=f"{shown.title}: {name}")
+def _titled(tabulation: Tabulation, name: str, results: Mapping[str, object]) -> Tabulation:
+    """The table, with the folder of its evaluation in the title if there are several of its kind."""
+    if len(results) < 2:
+        return tabulation
+    return replace(tabulation, title=f"{tabulation.title}: {name}")
 
 
 @dataclass(frozen=True)
 class DataRead:
-    """What the page says was read of a run's data: heads with sentences, the classes, and what is odd."""
+    """What was read of a run's data: sentences with headings, a table of the classes, and warnings."""
 
     said: tuple[tuple[str, str], ...]
     classes: Tabulation
@@ -167,41 +167,49 @@ class DataRead:
 
 
 def data_read(run: RunReader) -> DataRead | None:
-    """What was read of the data, of paths the last name alone; None where that was not kept."""
+    """What was read of the data, with only the last part of paths; None if it was not saved."""
     if run.description is None:
         return None
-    known = run.description
-    own = own_name(known.source) or known.source
-    images = ", ".join(f"{count:,} {name}" for name, count in known.parts.items())
-    said = [("source", own), ("images", f"{images}; {shape_text(known.shape)}"), ("test part", known.test_part)]
-    said += [(head, sentence) for head, sentences in _sentences(known).items() for sentence in sentences]
-    heads, *rows = known.rows()
+    description = run.description
+    source = own_name(description.source) or description.source
+    images = ", ".join(f"{count:,} {name}" for name, count in description.parts.items())
+    entries = [
+        ("source", source),
+        ("images", f"{images}; {shape_text(description.shape)}"),
+        ("test part", description.test_part),
+    ]
+    entries += [(head, sentence) for head, sentences in _sentences(description).items() for sentence in sentences]
+    heads, *rows = description.rows()
     columns = Column(heads[0], words=True), *(Column(head) for head in heads[1:])
-    shown = Tabulation(columns, tuple(rows), "Images of each class.")
-    return DataRead(tuple((head, without_source(text, known.source)) for head, text in said), shown, known.warnings)
+    classes = Tabulation(columns, tuple(rows), "Images of each class.")
+    return DataRead(
+        tuple((head, without_source(text, description.source)) for head, text in entries), classes, description.warnings
+    )
 
 
-def _sentences(known: Description) -> dict[str, tuple[str, ...]]:
-    return {"read": known.read, "left out": known.left_out, "guessed": known.guessed}
+def _sentences(description: Description) -> dict[str, tuple[str, ...]]:
+    return {"read": description.read, "left out": description.left_out, "guessed": description.guessed}
 
 
 def costs(run: RunReader) -> Tabulation | None:
-    """Time and peak memory of each stage, and the usual outer step."""
+    """Time and peak memory of each stage, and the time of a median outer step."""
     stages = [line for line in run.clock if "stage" in line]
     step = {line["iteration"]: float(line["seconds"]) for line in run.clock if "iteration" in line}
     cells = []
     for name in STAGES:
-        own = [line for line in stages if line["stage"] == name]
-        if own:
-            memory = max(max(line.get("peak_mib", 0), line.get("worker_peak_mib", 0)) for line in own)
-            accelerator = max(line.get("accelerator_peak_mib", 0) for line in own)
-            cells.append([name, duration(sum(line["seconds"] for line in own)), _memory(memory), _memory(accelerator)])
+        calls = [line for line in stages if line["stage"] == name]
+        if calls:
+            memory = max(max(line.get("peak_mib", 0), line.get("worker_peak_mib", 0)) for line in calls)
+            accelerator = max(line.get("accelerator_peak_mib", 0) for line in calls)
+            cells.append(
+                [name, duration(sum(line["seconds"] for line in calls)), _memory(memory), _memory(accelerator)]
+            )
     if step:
         median = statistics.median(step.values())
-        taken = f"{median:.2g} s"
+        text = f"{median:.2g} s"
         if median >= 1:
-            taken = duration(median)
-        cells.append(["one outer step (median)", taken, "", ""])
+            text = duration(median)
+        cells.append(["one outer step (median)", text, "", ""])
     if not cells:
         return None
     used = 3 + any(row[3] for row in cells)
@@ -211,49 +219,48 @@ def costs(run: RunReader) -> Tabulation | None:
 
 
 def settings(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
-    """Every setting with its value in each run, and whether these differ; settings alone, not where the run was made.
+    """Every setting with its value in each run, and whether these differ. Where the run was made is not among them.
 
-    Of paths the page gives the last name alone, since it is made to be handed on; `config.json` has them whole.
+    Only the last part of paths is shown, because the page is made to be passed on; `config.json` has the full paths.
     """
     flat = [_settings(run) for run in runs]
     names = list(dict.fromkeys(name for each in flat for name in each))
-    values = [(name, [_word(each.get(name)) for each in flat]) for name in names]
-    return [(name, words, len(set(words)) > 1) for name, words in values]
+    values = [(name, [_format_value(each.get(name)) for each in flat]) for name in names]
+    return [(name, texts, len(set(texts)) > 1) for name, texts in values]
 
 
 def _settings(run: RunReader) -> dict[str, Any]:
     """The settings of the run, or those that its set was made with, without those that its method does not read."""
-    whole = run.config
-    if not whole and run.synthetic is not None:
-        known = run.synthetic.provenance
-        whole = {**known.get("settings", {}), **{name: known[name] for name in ("step",) if name in known}}
-    flat = _flat(without_places(whole))
+    settings = run.config
+    if not settings and run.synthetic is not None:
+        saved = run.synthetic.provenance
+        settings = {**saved.get("settings", {}), **{name: saved[name] for name in ("step",) if name in saved}}
+    flat = _flat(without_places(settings))
     return {name: value for name, value in flat.items() if not name.startswith(run.ignores)}
 
 
 def provenance(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
-    """Where each run was made, in the same form."""
+    """Where each run was made, in the same form as `settings`."""
     flat = []
     for run in runs:
-        whole = without_places(run.provenance)
-        plain = {name: value for name, value in whole.items() if name not in HIDDEN}
-        plain |= whole.get("machine", {}) | whole.get("versions", {})
-        flat.append(_flat(plain | {"resumed": len(whole.get("resumed", []))}))
+        entries = without_places(run.provenance)
+        plain = {name: value for name, value in entries.items() if name not in HIDDEN}
+        plain |= entries.get("machine", {}) | entries.get("versions", {})
+        flat.append(_flat(plain | {"resumed": len(entries.get("resumed", []))}))
     names = list(dict.fromkeys(name for each in flat for name in each))
-    return [(name, [_word(each.get(name)) for each in flat], False) for name in names]
+    return [(name, [_format_value(each.get(name)) for each in flat], False) for name in names]
 
 
 def command(run: RunReader) -> str:
-    """The command line that made the run, of paths the last name alone; '' for a run that another program made."""
-    program, *words = without_places(run.provenance.get("arguments") or [""])
+    """The command line that made the run, with only the last part of paths; '' for a run that another program made."""
+    program, *arguments = without_places(run.provenance.get("arguments") or [""])
     if PurePath(program).name not in PROGRAMS:
         return ""
-    return shlex.join(["astdistill", *words])
+    return shlex.join(["astdistill", *arguments])
 
 
 def snippet(run: RunReader) -> str:
-    """Python that trains a network on the set, and tests it where its data can be loaded again; '' where there is no
-    set."""
+    """Python code that trains a network on the set, and tests it if its data can be loaded; '' if there is no set."""
     if run.synthetic is None:
         return ""
     epochs = MTT_PROTOCOL.epochs
@@ -278,32 +285,34 @@ def snippet(run: RunReader) -> str:
 
 
 def missing(run: RunReader) -> list[str]:
-    """Sentences that name what is not there and the command that makes it."""
-    told, earlier = [], dict(run.outdated)
-    if run.scores is not None:  # another evaluation stands for the run's own one
+    """Sentences that state what is missing, and the command that creates it."""
+    messages, earlier = [], dict(run.outdated)
+    if run.scores is not None:  # another evaluation replaces that of the run folder
         earlier.pop(run.dir.folder.name, None)
     if run.synthetic is None:
-        told.append("The run has not ended: type its command again and it goes on from where it stopped.")
+        messages.append("The run has not ended: type its command again and it goes on from where it stopped.")
     elif run.scores is None and not earlier:
-        told.append(f"Not evaluated yet; type: {run.word('evaluate')}")
+        messages.append(f"Not evaluated yet; type: {run.word('evaluate')}")
     elif run.scores is not None and (run.entry is None or not any(run.entry.by_class)):
-        told.append(f"Accuracy by class was not kept; type: {run.word('evaluate')}")
-    told += earlier.values()
+        messages.append(f"Accuracy by class was not kept; type: {run.word('evaluate')}")
+    messages += earlier.values()
     if run.synthetic is not None and not run.metrics:
-        told.append(
+        messages.append(
             "No log of the distillation lies beside the set; a run folder from astdistill run or distill has one."
         )
     if run.metrics and len(run.frames) < 2:
-        told.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
+        messages.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
     if run.step_refused:
-        told.append(run.step_refused)
+        messages.append(run.step_refused)
     if run.metrics and run.has_experts and run.experts is None:
-        told.append("The experts' curves are not kept with this run; the run's own command, typed again, adds them.")
-    return told
+        messages.append(
+            "The experts' curves are not kept with this run; the run's own command, typed again, adds them."
+        )
+    return messages
 
 
 def headline(run: RunReader) -> str:
-    """What the large number means, in one sentence."""
+    """The meaning of the large number, in one sentence."""
     if run.entry is None or run.scores is None or run.synthetic is None:
         return ""
     count, networks = len(run.synthetic.images), "a network"
@@ -321,7 +330,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
-def _word(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None or value == "":
         return "–"
     if isinstance(value, list):

@@ -1,5 +1,5 @@
-"""Matplotlib figures as part of a page: inline SVG whose text is text and whose colours follow the page's, light or
-dark."""
+"""Matplotlib figures as inline SVG, with text kept as text and colours that follow the light or dark theme of the
+page."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ GRID, GROUND = "#e6e6e6", "#fcfcfa"
 THEME = {INK: "currentColor", FAINT: "var(--faint)", GRID: "var(--grid)", GROUND: "var(--ground)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(COLOURS, 1)
 }
-"""The page's word for every colour of `canvas`."""
+"""The page's CSS colour for every colour of a figure."""
 FAMILY = re.compile(r"(font(?:-family)?: ?[^;\"']*?)'DejaVu Sans'[^;\"]*")
 IDENTITY = re.compile(r'(\bid="|url\(#|href="#)')
 
 
 def panel(width: float = 3.8, height: float = 2.7) -> tuple[Figure, Axes]:
-    """A transparent figure of one panel, so many inches wide and high, and its axes."""
+    """A transparent figure of one panel, `width` × `height` inches, and its axes."""
     figure = blank(width, height)
     figure.patch.set_alpha(0)
     axes = figure.subplots()
@@ -35,10 +35,10 @@ def panel(width: float = 3.8, height: float = 2.7) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, name: str, told: str) -> Markup:
-    """The figure as an <svg> element; `name` keeps its identifiers apart from other figures', `told` is read to those
-    who cannot see it.
+    """The figure as an <svg> element. `name` makes its identifiers unique in the page; `told` is its text for screen
+    readers.
 
-    The bytes depend on the figure and the name alone.
+    The bytes depend only on the figure and the name.
     """
     import matplotlib as mpl
 
@@ -55,9 +55,9 @@ def svg(figure: Figure, name: str, told: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = FAMILY.sub(r"\1var(--font)", text)
     text = IDENTITY.sub(rf"\1{name}-", text)
-    for colour, word in THEME.items():
-        text = re.sub(colour, word, text, flags=re.IGNORECASE)
+    for colour, css in THEME.items():
+        text = re.sub(colour, css, text, flags=re.IGNORECASE)
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{escape(told)}"', text, count=1)
     return Markup(
         re.sub(r"\n\s*", "\n", text).strip()
-    )  # nothing of a user's reaches it but escaped: matplotlib escapes text, this label is
+    )  # user text is escaped: matplotlib escapes text in figures, the label is escaped here

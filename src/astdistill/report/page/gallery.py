@@ -1,4 +1,4 @@
-"""The images of one run as the page shows them: tiles by class, and a sprite sheet for each frame, written into the
+"""The images of one run as the page shows them: tiles by class, and a sprite sheet for each frame, embedded in the
 page."""
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from ..pictures import STRETCHED, colours, faint, stretched
 from ..run import RunReader
 
 BORDER = 1
-"""Every image is framed by copies of its outermost pixels, so that no browser's rounding shows a neighbour's."""
+"""Pixels of the border of each image, which repeats its outermost pixels, so that rounding in a browser does not show a
+neighbouring image."""
 QUALITIES = (95, 90, 85, 80, 75, 70, 60, 50, 40, 30, 20, 10)
 LOSSLESS = 101
 
 
 @dataclass(frozen=True)
 class Sheets:
-    """The frames that are shown, each with its sheet as a data URI, and how a sheet is laid out."""
+    """The frames that are shown, each with its sheet as a data URI, and the layout of a sheet."""
 
     frames: list[Frame]
     addresses: list[str]
@@ -47,15 +48,15 @@ class Sheets:
 def sheets(frames: Sequence[Frame], budget: int) -> Sheets:
     """Sheets of the frames that take at most `budget` bytes in the page.
 
-    Lossless if that fits, else the best quality that does, else every second frame is left out, never the first or the
-    last. Where the last frame is faint the images of every frame are stretched.
+    They are lossless if that fits, otherwise of the best quality that fits, otherwise every second frame is left out,
+    except for the first and the last. If the last frame is faint, the images of every frame are stretched.
     """
     shown, stretch = list(frames), is_faint(frames)
     columns = math.ceil(math.sqrt(len(shown[-1].pixels)))
     while True:
         pictures = [laid_out(shown_colours(frame.pixels, stretch), columns) for frame in shown]
         for quality in (LOSSLESS, *QUALITIES):
-            # The last frame is the busiest: where it alone promises too much, the others need not be tried.
+            # The last frame has the most detail: if frames of its size would be too large, the others are not encoded.
             if len(encoded(pictures[-1], quality)) * len(shown) * 4 / 3 > 1.1 * budget and quality != QUALITIES[-1]:
                 continue
             addresses = [
@@ -73,14 +74,14 @@ def is_faint(frames: Sequence[Frame]) -> bool:
 
 
 def thinned(frames: Sequence[Frame]) -> list[Frame]:
-    """Every second frame, with the first and the last, or the last alone where there are no others."""
+    """Every second frame, with the first and the last, or only the last if there are no more than two."""
     if len(frames) <= 2:
         return [frames[-1]]
     return [*frames[:-1:2], frames[-1]]
 
 
 def shown_colours(pixels: UInt8[Tensor, "N C H W"], stretch: bool) -> UInt8[np.ndarray, "N H W 3"]:
-    """The pixels of a frame in red, green and blue, each image stretched to its whole range where `stretch` says so."""
+    """The pixels of a frame as RGB, with each image stretched to its whole range if `stretch`."""
     images = pixels.float() / 255
     if stretch:
         images = stretched(images)
@@ -91,11 +92,11 @@ def laid_out(images: UInt8[np.ndarray, "N H W 3"], columns: int) -> UInt8[np.nda
     """All images in rows of `columns`, each with its border."""
     framed = np.pad(images, ((0, 0), (BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="edge")
     rows = math.ceil(len(framed) / columns)
-    whole = np.zeros((rows * columns, *framed.shape[1:]), dtype=np.uint8)
-    whole[: len(framed)] = framed
+    padded = np.zeros((rows * columns, *framed.shape[1:]), dtype=np.uint8)
+    padded[: len(framed)] = framed
     height, width = framed.shape[1:3]
     return (
-        whole.reshape(rows, columns, height, width, 3)
+        padded.reshape(rows, columns, height, width, 3)
         .transpose(0, 2, 1, 3, 4)
         .reshape(rows * height, columns * width, 3)
     )
@@ -108,22 +109,23 @@ def encoded(picture: UInt8[np.ndarray, "height width 3"], quality: int) -> bytes
     stream = io.BytesIO()
     lossless = quality == LOSSLESS
     if lossless:
-        quality = 80  # then it says how long to look for a small file
+        quality = 80  # for lossless files, the effort spent on a small size
     Image.fromarray(picture).save(stream, "WEBP", lossless=lossless, quality=quality, method=4)
     return stream.getvalue()
 
 
 MOST_ACROSS = 10
-"""Tiles side by side where there are not hundreds."""
+"""Maximum number of tiles per row, unless there are hundreds."""
 FEWEST, MANY = 20, 120
-"""Up to so many images are shown largest, and up to so many are shown large on a desk."""
+"""Up to these numbers of images, tiles are largest, or large on a desktop screen."""
 LABELS, FEW = 5, 200
-"""Classes named of a soft label; above so many images only three, because every frame has its own."""
+"""Number of classes listed for a soft label; above `FEW` images only three, because every frame has labels of its
+own."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One image: its number in the set, its place in the sheet, and the name it is read out by."""
+    """One image: its index in the set, its position in the sheet, and its name for screen readers."""
 
     index: int
     column: int
@@ -133,8 +135,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Tiles by class, the style that lays them out, and the data of the script; `start_style` lays out the same tiles
-    of the first frame, where that is the start."""
+    """Tiles by class, the style that lays them out, and the data of the script. `start_style` lays out the same tiles
+    of the first frame, if that is the start."""
 
     groups: list[tuple[str, list[Tile]]]
     single: bool
@@ -151,74 +153,73 @@ def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
     if not run.frames or run.synthetic is None:
         return None
     classes = [shown_name(name) for name in run.synthetic.classes]
-    written = sheets(run.frames, budget)
-    count = len(written.frames[-1].pixels)
+    packed = sheets(run.frames, budget)
+    count = len(packed.frames[-1].pixels)
     ipc = count // len(classes)
     tiles = [
-        Tile(index, *written.place(index), f"{classes[index // ipc]}, image {index % ipc + 1}")
-        for index in range(count)
+        Tile(index, *packed.place(index), f"{classes[index // ipc]}, image {index % ipc + 1}") for index in range(count)
     ]
-    captions = [f"iteration {frame.iteration:,}" for frame in written.frames]
-    if written.frames[0].iteration == 0:
+    captions = [f"iteration {frame.iteration:,}" for frame in packed.frames]
+    if packed.frames[0].iteration == 0:
         captions[0] = f"initial, {captions[0]}"
-    captions[-1] = f"{run.ending}, iteration {written.frames[-1].iteration:,}"
+    captions[-1] = f"{run.ending}, iteration {packed.frames[-1].iteration:,}"
     return Gallery(
         groups=[(name, tiles[label * ipc : (label + 1) * ipc]) for label, name in enumerate(classes)],
         single=ipc == 1,
         few=count <= FEWEST,
-        style=_style(written, count, ipc),
+        style=_style(packed, count, ipc),
         script={
             "run": number,
-            "sheets": written.addresses[:-1],
+            "sheets": packed.addresses[:-1],
             "captions": captions,
-            "rates": [frame.lr for frame in written.frames],
+            "rates": [frame.lr for frame in packed.frames],
             "ipc": ipc,
             "classes": classes,
-            "soft": _soft_labels(run.synthetic, written.frames),
+            "soft": _soft_labels(run.synthetic, packed.frames),
         },
         captions=captions,
-        note=_note(ipc, run.synthetic, is_faint(run.frames), written.lossless),
-        start_style=_start_style(written, count, ipc),
+        note=_note(ipc, run.synthetic, is_faint(run.frames), packed.lossless),
+        start_style=_start_style(packed, count, ipc),
     )
 
 
-def _start_style(written: Sheets, count: int, ipc: int) -> str | None:
-    """The style of the tiles that the distillation started from, without their sheet, which the script has; None where
-    the first frame is not the start, or the only one."""
-    if len(written.frames) < 2 or written.frames[0].iteration != 0:
+def _start_style(packed: Sheets, count: int, ipc: int) -> str | None:
+    """The style of the tiles that the distillation started from, without their sheet, which the script has; None if the
+    first frame is not the start, or is the only one."""
+    if len(packed.frames) < 2 or packed.frames[0].iteration != 0:
         return None
-    wanted = 64, 64
+    sizes = 64, 64
     if count <= FEWEST:
-        wanted = 96, 64
-    across = _across(count, ipc)
+        sizes = 96, 64
+    per_row = _tiles_per_row(count, ipc)
     if ipc == 1:
-        across = MOST_ACROSS
-    return _layout(written, wanted, across)
+        per_row = MOST_ACROSS
+    return _layout(packed, sizes, per_row)
 
 
-def _style(shown: Sheets, count: int, ipc: int) -> str:
+def _style(packed: Sheets, count: int, ipc: int) -> str:
     """CSS variables of the gallery: the sheet of its last frame, and the layout."""
-    wanted = 64, 64
+    sizes = 64, 64
     if count <= FEWEST:
-        wanted = 192, 96
+        sizes = 192, 96
     elif count <= MANY:
-        wanted = 96, 64
-    return f"--sheet:url({shown.addresses[-1]});{_layout(shown, wanted, _across(count, ipc))}"
+        sizes = 96, 64
+    return f"--sheet:url({packed.addresses[-1]});{_layout(packed, sizes, _tiles_per_row(count, ipc))}"
 
 
-def _layout(shown: Sheets, wanted: tuple[int, int], across: int) -> str:
-    """CSS variables: a sheet's size, the tile's on a desk and on a phone, in whole multiples of the image's own pixels,
-    about as many CSS pixels as `wanted`, and how many tiles stand side by side."""
-    large, small = (max(1, round(each / shown.width)) * shown.width for each in wanted)
+def _layout(packed: Sheets, sizes: tuple[int, int], per_row: int) -> str:
+    """CSS variables: the size of a sheet; the size of a tile on a desktop screen and on a phone, an integer multiple of
+    the image's size near `sizes` CSS pixels; and the number of tiles per row."""
+    large, small = (max(1, round(each / packed.width)) * packed.width for each in sizes)
     return (
-        f"--width:{shown.width};--height:{shown.height};--border:{BORDER};"
-        f"--columns:{shown.columns};--rows:{shown.rows};"
-        f"--large:{large}px;--small:{small}px;--across:{across}"
+        f"--width:{packed.width};--height:{packed.height};--border:{BORDER};"
+        f"--columns:{packed.columns};--rows:{packed.rows};"
+        f"--large:{large}px;--small:{small}px;--across:{per_row}"
     )
 
 
-def _across(count: int, ipc: int) -> int:
-    """How many tiles stand side by side."""
+def _tiles_per_row(count: int, ipc: int) -> int:
+    """Number of tiles per row."""
     if ipc == 1 and count <= FEWEST:
         return 5
     if ipc == 1:
@@ -231,37 +232,37 @@ def _across(count: int, ipc: int) -> int:
 
 
 def _soft_labels(synthetic: SyntheticSet, frames: Sequence[Frame]) -> list[list[list[list[int]]]] | None:
-    """The most probable classes of every image in every frame; None where labels are hard."""
+    """The most probable classes of every image in every frame; None if labels are hard."""
     if synthetic.labels == "hard":
         return None
-    most = 3
+    count = 3
     if len(frames[-1].pixels) <= FEW:
-        most = LABELS
-    return [_soft(frame, most) for frame in frames]
+        count = LABELS
+    return [_likely_classes(frame, count) for frame in frames]
 
 
-def _soft(frame: Frame, most: int) -> list[list[list[int]]]:
-    """For every image its most probable classes with percent, rounded; a class below half a percent is left out."""
-    values, places = frame.probabilities.topk(min(most, frame.probabilities.shape[1]), dim=1)
+def _likely_classes(frame: Frame, count: int) -> list[list[list[int]]]:
+    """For every image its most probable classes with rounded percentages; a class below half a percent is left out."""
+    values, labels = frame.probabilities.topk(min(count, frame.probabilities.shape[1]), dim=1)
     return [
-        [[place, round(100 * value)] for place, value in zip(*both, strict=True) if value >= 0.005]
-        for both in zip(places.tolist(), values.tolist(), strict=True)
+        [[label, round(100 * value)] for label, value in zip(*pair, strict=True) if value >= 0.005]
+        for pair in zip(labels.tolist(), values.tolist(), strict=True)
     ]
 
 
-def _note(shown: int, synthetic: SyntheticSet, stretch: bool, lossless: bool) -> str:
-    words = []
-    if shown != synthetic.ipc:
-        words.append(f"The first {shown} of {synthetic.ipc} images of each class.")
+def _note(shown_ipc: int, synthetic: SyntheticSet, stretch: bool, lossless: bool) -> str:
+    notes = []
+    if shown_ipc != synthetic.ipc:
+        notes.append(f"The first {shown_ipc} of {synthetic.ipc} images of each class.")
     if synthetic.canvas > 1:
         crops = "a random crop"
         if synthetic.canvas_samples > 1:
             crops = f"{synthetic.canvas_samples} random crops"
-        words.append(
+        notes.append(
             f"Textures, {synthetic.canvas} times as high and wide as an image; networks see {crops} of each in a step."
         )
     if stretch:
-        words.append(f"{STRETCHED}.")
+        notes.append(f"{STRETCHED}.")
     if not lossless:
-        words.append("Compressed for this page; the exact images are in the run’s synthetic.safetensors.")
-    return " ".join(words)
+        notes.append("Compressed for this page; the exact images are in the run’s synthetic.safetensors.")
+    return " ".join(notes)

@@ -1,4 +1,4 @@
-"""What the page begins with: what a run is in one line, its facts, and whether several runs may be compared at all."""
+"""The head of the page: what a run is in one line, its facts, and whether several runs may be compared."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ DATA_NAMES = {
 }
 """Well-known data sets as papers write them, by the name of the source or of its folder."""
 METHOD_NAMES = {"rat-bptt": "RaT-BPTT"}
-"""Methods whose papers write them otherwise than in capitals."""
+"""Methods whose papers do not write them in capitals."""
 AS_RELEASED = "-as-released"
 
 
 def title(run: RunReader) -> str:
-    """One line: which data, how many images per class, which method."""
+    """One line: the data, the number of images per class, and the method."""
     if run.synthetic is None:
         return f"{method_name(run.method)} · not distilled yet"
-    words = data_name(run.synthetic), _per_class(run.synthetic), method_name(run.synthetic.method)
-    return " · ".join(filter(None, words))
+    parts = data_name(run.synthetic), _per_class(run.synthetic), method_name(run.synthetic.method)
+    return " · ".join(filter(None, parts))
 
 
 def data_name(synthetic: SyntheticSet) -> str:
-    """The data set's name as papers write it, with what was kept of it where that is not all."""
-    known = SetInfo.of(synthetic).data
-    own = PurePath(synthetic.data.source.removeprefix("tensors:")).name
-    if own in DATA_NAMES and known.startswith(own):
-        return DATA_NAMES[own] + known[len(own) :]
-    return known
+    """The data set's name as papers write it, with the part of it that was used, if not all of it was."""
+    name = SetInfo.of(synthetic).data
+    source = PurePath(synthetic.data.source.removeprefix("tensors:")).name
+    if source in DATA_NAMES and name.startswith(source):
+        return DATA_NAMES[source] + name[len(source) :]
+    return name
 
 
 def method_name(name: str) -> str:
-    """A method of this package as its paper writes it; any other as its author calls it."""
-    own = name.removesuffix(AS_RELEASED)
+    """The name of a method: as its paper writes it for a method of this package, unchanged for any other."""
+    base = name.removesuffix(AS_RELEASED)
     if name not in methods():
         return name
-    return METHOD_NAMES.get(own, own.upper()) + " as released" * name.endswith(AS_RELEASED)
+    return METHOD_NAMES.get(base, base.upper()) + " as released" * name.endswith(AS_RELEASED)
 
 
 def _per_class(synthetic: SyntheticSet) -> str:
@@ -74,35 +74,35 @@ def facts(run: RunReader) -> list[tuple[str, str]]:
 
 
 def _experts(run: RunReader) -> str:
-    """How many there are, and their test accuracy after the last epoch."""
+    """The number of experts, and their test accuracy after the last epoch."""
     assert run.experts is not None
-    tested = [curve.test_accuracy[-1] for curve in run.experts.curves if curve.test_accuracy]
+    accuracies = [curve.test_accuracy[-1] for curve in run.experts.curves if curve.test_accuracy]
     count = str(len(run.experts.curves))
-    if not tested:
+    if not accuracies:
         return count
-    return f"{count}, test accuracy {spread(tested)} %"
+    return f"{count}, test accuracy {spread(accuracies)} %"
 
 
 def different_data(runs: Sequence[RunReader]) -> str:
-    """The sentence that warns of comparing runs on different data; '' where all are on the same, or do not say."""
+    """A sentence that warns against comparing runs on different data; '' if all are on the same, or do not state it."""
     groups: dict[str, list[RunReader]] = {}
     for run in runs:
         if run.fingerprint:
             groups.setdefault(run.fingerprint, []).append(run)
     if len(groups) < 2:
         return ""
-    names = {fingerprint: _data_of(group[0]) for fingerprint, group in groups.items()}
+    names = {fingerprint: _data_name_of(group[0]) for fingerprint, group in groups.items()}
     if len(set(names.values())) < len(names):
         names = {fingerprint: f"{name}, fingerprint {fingerprint[:8]}" for fingerprint, name in names.items()}
-    told = [f"{' and '.join(run.name for run in group)} on {names[each]}" for each, group in groups.items()]
+    texts = [f"{' and '.join(run.name for run in group)} on {names[each]}" for each, group in groups.items()]
     return (
-        f"These runs were made on different data: {'; '.join(told)}. Their accuracies and losses cannot be compared "
+        f"These runs were made on different data: {'; '.join(texts)}. Their accuracies and losses cannot be compared "
         "with one another."
     )
 
 
-def _data_of(run: RunReader) -> str:
-    """What the data of a run are called."""
+def _data_name_of(run: RunReader) -> str:
+    """The name of the data of a run."""
     if run.synthetic is None:
         return "data without a name"
     return data_name(run.synthetic)

@@ -1,4 +1,4 @@
-"""Which classes the networks predict right, and what they take the others for."""
+"""Accuracy by class, and the classes that networks confuse."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NUMBERED = 12
-"""Up to so many classes every cell of the confusion matrix has its share written in it."""
+"""Up to this number of classes, each cell of the confusion matrix shows its share."""
 NAMED = 30
 MOST_CONFUSIONS = 6
 MOST_LETTERS = 24
-"""Of a name beside the matrix, which it must leave room for."""
+"""Maximum letters of a class name, which leaves room for the matrix."""
 PALE, DENSEST = 0.55, 0.95
-"""Opacity up to which a cell lets enough of the page through for the page's own ink, and at the end of the scale."""
+"""Opacity up to which a cell is pale enough for text in the page's colour, and opacity at the end of the scale."""
 STEP = 10
-"""The scale of colours runs from 0 to the largest share, rounded up to a multiple of so many percent."""
+"""The scale of colours runs from 0 to the largest share, rounded up to a multiple of this percentage."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Confusion:
 
 
 def accuracies(entry: RowScores | None, classes: Sequence[str]) -> list[tuple[str, float]]:
-    """Classes with their mean accuracy in percent, in the order of the data; empty where nobody counted."""
+    """Classes with their mean accuracy in percent, in the order of the data; empty if predictions were not counted."""
     if entry is None:
         return []
-    kept = [each for each in entry.by_class if each is not None]
+    by_network = [each for each in entry.by_class if each is not None]
     means = []
-    for name, values in zip(classes, zip(*kept, strict=True), strict=False):
+    for name, values in zip(classes, zip(*by_network, strict=True), strict=False):
         present = [value for value in values if value is not None]
         if present:
             means.append((shown_name(name), statistics.fmean(present)))
@@ -53,21 +53,22 @@ def accuracies(entry: RowScores | None, classes: Sequence[str]) -> list[tuple[st
 
 
 def confusions(entry: RowScores | None, classes: Sequence[str]) -> list[Confusion]:
-    """The most frequent mistakes over all networks; empty where nobody counted."""
+    """The most frequent mistakes over all networks; empty if predictions were not counted."""
     if entry is None or entry.counts is None:
         return []
     shares = _shares(entry)
     np.fill_diagonal(shares, 0)
     names, mistakes = list(map(shown_name, classes)), []
-    for place in np.argsort(-shares, axis=None, kind="stable")[:MOST_CONFUSIONS]:
-        row, column = divmod(int(place), len(shares))
+    for index in np.argsort(-shares, axis=None, kind="stable")[:MOST_CONFUSIONS]:
+        row, column = divmod(int(index), len(shares))
         if shares[row, column] > 0:
             mistakes.append(Confusion(names[row], names[column], float(shares[row, column])))
     return mistakes
 
 
 def matrix(entry: RowScores | None, classes: Sequence[str], name: str) -> Markup | None:
-    """The confusion matrix in percent of each class, rows true, columns predicted; None where nobody counted."""
+    """The confusion matrix in percent of each class, rows true, columns predicted; None if predictions were not
+    counted."""
     if entry is None or entry.counts is None:
         return None
     shares = _shares(entry)
@@ -80,20 +81,20 @@ def matrix(entry: RowScores | None, classes: Sequence[str], name: str) -> Markup
             if share / top * DENSEST > PALE:
                 ink = "white"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color=ink)
-    _named(axes, [shown_name(each, MOST_LETTERS) for each in classes])
-    _scale(axes, top)
+    _label_axes(axes, [shown_name(each, MOST_LETTERS) for each in classes])
+    _draw_scale(axes, top)
     return svg(figure, name, "Confusion matrix: true class by row, predicted class by column, percent of the row")
 
 
 def _shaded(parts: np.ndarray) -> np.ndarray:
-    """Parts of the scale `[h, w]` as colours `[h, w, 4]`: one hue, whose opacity begins at 0, can be seen on light and
-    on dark pages alike."""
-    hue = [int(COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    """Parts of the scale `[h, w]` as colours `[h, w, 4]`: one hue with an opacity from 0, which is visible on light and
+    on dark pages."""
+    hue = [int(COLOURS[0][offset : offset + 2], 16) / 255 for offset in (1, 3, 5)]
     return np.dstack([np.broadcast_to(hue, (*parts.shape, 3)), DENSEST * parts])
 
 
-def _scale(axes: Axes, top: float) -> None:
-    """The scale of colours, from 0 to `top` percent, above the matrix."""
+def _draw_scale(axes: Axes, top: float) -> None:
+    """Draw the scale of colours, from 0 to `top` percent, above the matrix."""
     bar = axes.inset_axes((0.2, 1.05, 0.6, 0.03))
     bar.imshow(_shaded(np.linspace(0, 1, 64)[None]), aspect="auto", extent=(0, top, 0, 1))
     bar.set_yticks([])
@@ -104,13 +105,13 @@ def _scale(axes: Axes, top: float) -> None:
         side.set(color=FAINT, linewidth=0.6)
 
 
-def _named(axes: Axes, names: Sequence[str]) -> None:
+def _label_axes(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xlabel("predicted class", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
-    letters = 6.5
+    font_size = 6.5
     if len(names) <= NUMBERED:
-        letters = 8
-    axes.tick_params(labelsize=letters, colors=INK, length=0)
+        font_size = 8
+    axes.tick_params(labelsize=font_size, colors=INK, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
     if len(names) <= NAMED:

@@ -13,12 +13,12 @@ from ..figures import curve
 from ..run import RunReader
 
 HEAD = ("quantity", "of", "at", "value", "standard deviation", "n")
-"""What was measured, of what, at which iteration, epoch or class, in percent where it is an accuracy; mean, spread and
-number of networks where there are several."""
+"""Columns: the quantity, its subject, the iteration, epoch or class, and the value, in percent for an accuracy. For
+several networks the value is their mean, with standard deviation and number."""
 MOST_STEPS = 5000
 """Outer steps in the page's CSV; of a longer run every second, third, … one."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula."""
+"""Characters that a spreadsheet takes for the beginning of a formula."""
 
 Row = tuple[str, str, str, float | int | str, float | str, int | str]
 
@@ -31,12 +31,12 @@ def numbers(run: RunReader) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(HEAD)
-    writer.writerows([_plain(cell) for cell in row] for row in rows)
+    writer.writerows([_escape_formula(cell) for cell in row] for row in rows)
     return stream.getvalue()
 
 
-def _plain(cell: float | int | str) -> float | int | str:
-    """A name of a user's is never a formula."""
+def _escape_formula(cell: float | int | str) -> float | int | str:
+    """Quote text that a spreadsheet would take for a formula."""
     if isinstance(cell, str) and cell.startswith(FORMULA):
         return f"'{cell}"
     return cell
@@ -44,10 +44,10 @@ def _plain(cell: float | int | str) -> float | int | str:
 
 def _accuracies(run: RunReader) -> Iterator[Row]:
     """Every row of every evaluation."""
-    for where, scores in run.evaluations.items():
-        what = f"{scores.split} accuracy"
+    for folder, scores in run.evaluations.items():
+        quantity = f"{scores.split} accuracy"
         if scores is not run.scores:
-            what += f" ({where})"
+            quantity += f" ({folder})"
         entries = {f"synthetic, {model}": entry for model, entry in scores.architecture.items()}
         entries |= {BASELINE_NAMES.get(name, name): entry for name, entry in scores.baselines.items()}
         if scores.majority is not None:
@@ -55,11 +55,14 @@ def _accuracies(run: RunReader) -> Iterator[Row]:
         if scores.taught is not None:
             entries[scores.taught.text] = scores.taught.row
         for name, entry in entries.items():
-            yield what, name, "", entry.mean, _known(entry.std), entry.n
-            yield from ((f"{what} of one network", name, str(number), value, "", 1) for number, value in _single(entry))
+            yield quantity, name, "", entry.mean, _value_or_empty(entry.std), entry.n
+            yield from (
+                (f"{quantity} of one network", name, str(number), value, "", 1)
+                for number, value in _single_networks(entry)
+            )
 
 
-def _single(entry: RowScores) -> list[tuple[int, float]]:
+def _single_networks(entry: RowScores) -> list[tuple[int, float]]:
     if entry.n < 2:
         return []
     return list(enumerate(entry.final))
@@ -79,11 +82,11 @@ def _by_class(run: RunReader) -> Iterator[Row]:
 
 def _course(run: RunReader) -> Iterator[Row]:
     """Loss, learning rate and held-out accuracy over the outer steps."""
-    every = max(1, math.ceil(len(run.metrics) / MOST_STEPS))
-    kept = {"loss": every, "lr": every, "validation": 1}
+    stride = max(1, math.ceil(len(run.metrics) / MOST_STEPS))
+    strides = {"loss": stride, "lr": stride, "validation": 1}
     for field, name in {"loss": "loss", "lr": "learning rate", "validation": "held-out accuracy"}.items():
-        known = curve(run.metrics, field)
-        for iteration, value in list(zip(known.iterations, known.values, strict=True))[:: kept[field]]:
+        logged = curve(run.metrics, field)
+        for iteration, value in list(zip(logged.iterations, logged.values, strict=True))[:: strides[field]]:
             yield name, "iteration", str(iteration), value, "", ""
 
 
@@ -100,12 +103,12 @@ def _experts(run: RunReader) -> Iterator[Row]:
             yield from _epochs(name, f"expert {number}", values)
 
 
-def _epochs(name: str, whose: str, values: Sequence[float]) -> Iterator[Row]:
+def _epochs(name: str, subject: str, values: Sequence[float]) -> Iterator[Row]:
     for epoch, value in enumerate(values, start=1):
-        yield name, whose, str(epoch), value, "", ""
+        yield name, subject, str(epoch), value, "", ""
 
 
-def _known(value: float | None) -> float | str:
+def _value_or_empty(value: float | None) -> float | str:
     if value is None:
         return ""
     return value

@@ -1,4 +1,4 @@
-"""One or several runs as one HTML file that needs nothing else: no network, no other file."""
+"""One or several runs as one self-contained HTML file, which needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -24,44 +24,43 @@ from .numbers import numbers
 from .templates import filled, policy, source
 
 IMAGE_BYTES = 3_900_000
-"""Of a page below 5 MB, what images and the CSV may take; all runs share it."""
+"""Maximum bytes of images and CSV in a page of less than 5 MB, shared by all runs."""
 
 
 def save_page(folders: Sequence[str | Path], path: str | Path) -> None:
-    """Write the page of the runs in `folders`, side by side where there are several, whole or not at all.
+    """Write the page of the runs in `folders` atomically; several runs are shown side by side.
 
-    What a run has not is left out, and the page names the command that makes it. Raises InputError for no folder, for
-    one that is no run, and for one given twice.
+    What a run does not have is left out, and the page states the command that creates it. Raises InputError for no
+    folder, for one that is not a run, and for one given twice.
     """
     if not folders:
         raise InputError("Name at least one run folder: astdistill report runs/demo")
-    places = [Path(os.path.realpath(folder)) for folder in folders]  # which says nothing of a link to itself
-    if len(set(places)) < len(places):
-        twice = next(folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1)
-        raise InputError(f"{twice} was named twice; name each run once: astdistill report RUN OTHER")
+    targets = [Path(os.path.realpath(folder)) for folder in folders]  # unlike resolve(), accepts a link to itself
+    if len(set(targets)) < len(targets):
+        duplicate = next(folder for folder, target in zip(folders, targets, strict=True) if targets.count(target) > 1)
+        raise InputError(f"{duplicate} was named twice; name each run once: astdistill report RUN OTHER")
     write_text(Path(path), rendered([read_run(folder) for folder in folders]))
 
 
 def renew_page(folder: Path) -> Path | None:
-    """Write `folder`/report.html anew, because something was added to the run; its path, or None where that failed.
+    """Rewrite `folder`/report.html after something was added to the run. Returns its path, or None if that failed.
 
-    What was added lies in files of its own by then. Whatever keeps the page from being written is told in one line and
-    stops nobody.
+    The results are in files of their own, so any error is printed in one line and not raised.
     """
     path = RunDir(folder).page
     try:
         save_page([folder], path)
-    except Exception as error:  # hours of results are worth more than their picture, whatever is wrong with it
-        again = shlex.join(["astdistill", "report", str(folder)])
-        told = f"The page {path} could not be written ({error}); the results are kept. Try again with: {again}"
-        console().print(told, style="yellow", highlight=False)
+    except Exception as error:  # no error of the page may stop a command whose results took hours
+        command = shlex.join(["astdistill", "report", str(folder)])
+        message = f"The page {path} could not be written ({error}); the results are kept. Try again with: {command}"
+        console().print(message, style="yellow", highlight=False)
         return None
     return path
 
 
 def rendered(runs: Sequence[RunReader]) -> str:
     """The page as HTML."""
-    runs, script = _apart(runs), source("page.js")
+    runs, script = _make_names_unique(runs), source("page.js")
     return filled(
         "page.html",
         title=_title(runs),
@@ -69,15 +68,15 @@ def rendered(runs: Sequence[RunReader]) -> str:
         script=script,
         different=head.different_data(runs),
         elsewhere=content.elsewhere(runs),
-        runs=[_shown(run, number, IMAGE_BYTES // len(runs)) for number, run in enumerate(runs)],
+        runs=[_template_values(run, number, IMAGE_BYTES // len(runs)) for number, run in enumerate(runs)],
         about=content.about(runs),
         of_experts=content.of_experts(runs),
-        course=_drawn(
+        course=_without_empty(
             (figures.loss_name(runs).capitalize(), figures.loss(runs)),
             ("Learned learning rate", figures.step_size(runs)),
             ("Held-out accuracy", figures.held_out(runs)),
         ),
-        experts=_drawn(
+        experts=_without_empty(
             ("Squared distance that an expert moves in one epoch", figures.smoothness(runs)),
             ("Accuracy of the experts", figures.expert_accuracy(runs)),
         ),
@@ -87,7 +86,7 @@ def rendered(runs: Sequence[RunReader]) -> str:
 
 
 def _title(runs: Sequence[RunReader]) -> str:
-    """What a single run is, or the names of several."""
+    """The title of a single run, or the names of several."""
     if len(runs) == 1:
         return head.title(runs[0])
     if len(runs) > 3:
@@ -96,26 +95,29 @@ def _title(runs: Sequence[RunReader]) -> str:
     return f"{', '.join(names)} and {last}"
 
 
-def _apart(runs: Sequence[RunReader]) -> list[RunReader]:
-    """The runs under names of their own: that of the folder, or where two are alike the way to it from the folder that
-    holds all."""
-    names, places = [run.name for run in runs], [run.dir.folder.resolve() for run in runs]
-    whole = os.path.commonpath(places)
-    ways = [place.relative_to(whole).as_posix() for place in places]
-    return [replace(run, name=way) if names.count(run.name) > 1 else run for run, way in zip(runs, ways, strict=True)]
+def _make_names_unique(runs: Sequence[RunReader]) -> list[RunReader]:
+    """The runs with unique names: the name of the folder, or, if several have the same, its path relative to the common
+    parent."""
+    names, folders = [run.name for run in runs], [run.dir.folder.resolve() for run in runs]
+    parent = os.path.commonpath(folders)
+    relative_paths = [folder.relative_to(parent).as_posix() for folder in folders]
+    return [
+        replace(run, name=relative_path) if names.count(run.name) > 1 else run
+        for run, relative_path in zip(runs, relative_paths, strict=True)
+    ]
 
 
-def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
-    """Everything that the page says of one run alone."""
+def _template_values(run: RunReader, number: int, budget: int) -> dict[str, Any]:
+    """All values of the template for one run."""
     entry, classes, score = run.entry, (), ""
     if entry is not None:
         score = entry.text
     if run.synthetic is not None:
         classes = run.synthetic.classes
-    saved = _link(numbers(run))
-    clusters, shown = figures.clusters(run, number), gallery(run, number, budget - min(len(saved), budget // 2))
+    csv_uri = _csv_uri(numbers(run))
+    clusters, run_gallery = figures.clusters(run, number), gallery(run, number, budget - min(len(csv_uri), budget // 2))
     arriving = [
-        figures.arriving(measured, f"arriving-{number}-{place}") for place, measured in enumerate(run.arriving.values())
+        figures.arriving(measured, f"arriving-{number}-{index}") for index, measured in enumerate(run.arriving.values())
     ]
     return {
         "name": run.name,
@@ -123,7 +125,7 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
         "title": head.title(run),
         "facts": head.facts(run),
         "file_name": file_name(run.name),
-        "numbers": saved,
+        "numbers": csv_uri,
         "snippet": content.snippet(run),
         "score": score,
         "headline": content.headline(run),
@@ -132,9 +134,9 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
         "protocol": content.protocol(run),
         "missing": content.missing(run),
         "steps": content.steps(run),
-        "gallery": shown,
+        "gallery": run_gallery,
         "clusters": clusters,
-        "starts": clusters or (shown and shown.start_style),
+        "starts": clusters or (run_gallery and run_gallery.start_style),
         "clusters_left": figures.left_out(run),
         "classes": mistakes.accuracies(entry, classes),
         "confusions": mistakes.confusions(entry, classes),
@@ -148,13 +150,13 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
     }
 
 
-def _link(text: str) -> str:
-    """The address of a text that is part of the page; '' for none."""
+def _csv_uri(text: str) -> str:
+    """A data URI of a CSV text; '' for an empty text."""
     if not text:
         return ""
     return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def _drawn(*drawings: tuple[str, Markup | None]) -> list[tuple[str, Markup]]:
+def _without_empty(*drawings: tuple[str, Markup | None]) -> list[tuple[str, Markup]]:
     """Figures with their titles, without those that have nothing to show."""
     return [(title, drawing) for title, drawing in drawings if drawing is not None]

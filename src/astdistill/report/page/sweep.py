@@ -1,4 +1,4 @@
-"""What a sweep leaves to look at: its table as text, Markdown and LaTeX, and one page."""
+"""The report of a sweep: its table as text, Markdown and LaTeX, and one page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENDINGS: dict[Format, str] = {"markdown": ".md", "latex": ".tex"}
 
 
 def save_sweep(sweep: Sweep, folder: Path) -> Path:
-    """Write the table's files and the page into `folder`; the page's path."""
+    """Write the table's files and the page into `folder`, and return the page's path."""
     table = sweep_table(sweep)
     for kind, ending in ENDINGS.items():
         write_text((folder / STEM).with_suffix(ending), RENDERINGS[kind](table))
@@ -52,25 +52,25 @@ def _facts(sweep: Sweep) -> list[tuple[str, str]]:
 
 
 def _drawing(sweep: Sweep) -> Markup | None:
-    """The accuracy of every run, one line of the table below the other; None where no run is finished."""
+    """The accuracy of every run, with one line of the table below the other; None if no run is finished."""
     lines = [(line, [row for row in rows if row.accuracies]) for line, rows in sweep.lines().items()]
     lines = [(line, rows) for line, rows in lines if rows]
     if not lines:
         return None
     figure, axes = panel(6.4, 0.9 + 0.34 * len(lines))
     tidy(axes, "", "accuracy, %", "")
-    for place, (_, rows) in enumerate(lines):
+    for y, (_, rows) in enumerate(lines):
         values = [row.mean for row in rows]
         mean = sum(values) / len(values)
-        axes.plot([mean, mean], [place - 0.3, place + 0.3], color=COLOURS[0], linewidth=2.2)
-        axes.plot(values, [place] * len(values), "o", markersize=5, markerfacecolor="none", markeredgecolor=FAINT)
+        axes.plot([mean, mean], [y - 0.3, y + 0.3], color=COLOURS[0], linewidth=2.2)
+        axes.plot(values, [y] * len(values), "o", markersize=5, markerfacecolor="none", markeredgecolor=FAINT)
     axes.set_yticks(range(len(lines)), _names([rows for _, rows in lines]))
     axes.set_ylim(len(lines) - 0.4, -0.6)
     return svg(figure, "sweep-runs", "Accuracy of every run, by preset, method and settings")
 
 
 def _names(lines: Sequence[Sequence[SweepRow]]) -> list[str]:
-    """The lines in words, without what they all share."""
+    """The names of the lines, without the parts that all of them share."""
     parts = [rows[0].line for rows in lines]
     varied = [number for number in range(3) if len({part[number] for part in parts}) > 1] or [1]
     return [", ".join(part[number] for number in varied if part[number]) for part in parts]

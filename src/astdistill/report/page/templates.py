@@ -1,4 +1,4 @@
-"""The templates of the pages, filled; `base.html` is the frame of all of them."""
+"""Renders the templates of the pages; `base.html` is the frame of all of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def filled(template: str, **values: Any) -> str:
-    """The template of that name as HTML, with the style that all pages share."""
-    return _pages().get_template(template).render(style=source("page.css"), **values)
+    """The rendered template of that name as HTML, with the style that all pages share."""
+    return _environment().get_template(template).render(style=source("page.css"), **values)
 
 
 @cache
-def _pages() -> Environment:
-    """jinja2's, which compiles each template once."""
+def _environment() -> Environment:
+    """The jinja2 environment, cached so that each template is compiled once."""
     from jinja2 import Environment, PackageLoader
 
     return Environment(
@@ -28,14 +28,14 @@ def _pages() -> Environment:
 
 
 def source(name: str) -> str:
-    """The text of a file beside the templates."""
+    """The text of a file in the folder of the templates."""
     return (resources.files(__package__ or "") / name).read_text(encoding="utf-8")
 
 
 def policy(script: str = "") -> str:
-    """The content security policy: nothing from elsewhere, pictures written into the page, and the page's one script.
+    """The content security policy: no external resources, embedded pictures, and the page's one script.
 
-    The script stands between two line ends in the template, which its digest covers.
+    The template has the script between two newlines, which the digest includes.
     """
     allowed = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"]
     if script:

@@ -1,4 +1,4 @@
-"""The page of a search for learning rates: what was found, how the search went, and every trial."""
+"""The page of a search for learning rates: the result, the course of the search, and every trial."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 DONE, CHOSEN = COLOURS[0], COLOURS[1]
 DEPTH = 20.0
-"""Points below the best accuracy where the figures end: what lies lower is drawn at their lower edge."""
+"""Points below the best accuracy at which the figures end; lower values are drawn at the lower edge."""
 
 
 def save_tuning_page(tuning: Tuning, folder: Path) -> Path:
-    """Write `folder`/report.html; its path."""
-    winner, shown = tuning.winner, {}
+    """Write `folder`/report.html and return its path."""
+    winner, result = tuning.winner, {}
     if winner is not None:
-        shown = {"score": f"{winner.judged or winner.last:.1f}", "winner": winner.number}
+        result = {"score": f"{winner.judged or winner.last:.1f}", "winner": winner.number}
     text = filled(
         "tuning.html",
         title=_title(tuning),
@@ -41,7 +41,7 @@ def save_tuning_page(tuning: Tuning, folder: Path) -> Path:
         course=[("Best held-out accuracy so far", _course(tuning)), ("Accuracy by outer steps", _rungs(tuning))],
         values=[(short(name), _values(tuning, name)) for name in tuning.ranges],
         trials=trials_table(tuning, most=None),
-        **shown,
+        **result,
     )
     write_text(folder / PAGE, text)
     return folder / PAGE
@@ -71,9 +71,9 @@ def _course(tuning: Tuning) -> Markup:
     figure, axes = panel()
     tidy(axes, "", "trial", "held-out accuracy, %")
     best, numbers, values = 0.0, [], []
-    _end_below(axes, tuning)
+    _limit_accuracy(axes, tuning)
     for trial in sorted(tuning.trials, key=lambda trial: trial.number):
-        _point(axes, float(trial.number), trial, tuning)
+        _draw_trial(axes, float(trial.number), trial, tuning)
         if trial.outcome == "complete":
             best = max(best, trial.last)
             numbers.append(trial.number)
@@ -86,15 +86,15 @@ def _rungs(tuning: Tuning) -> Markup:
     """Accuracy of every trial over its outer steps."""
     figure, axes = panel()
     tidy(axes, "", "outer steps, log scale", "held-out accuracy, %")
-    lowest = _end_below(axes, tuning)
+    lowest = _limit_accuracy(axes, tuning)
     for trial in reversed(tuning.ranked):
         steps = sorted(trial.accuracies)
-        look = {"color": FAINT, "linewidth": 0.9}
+        style = {"color": FAINT, "linewidth": 0.9}
         if trial.outcome == "complete":
-            look = {"color": DONE, "linewidth": 1.3}
+            style = {"color": DONE, "linewidth": 1.3}
         if trial == tuning.winner:
-            look = {"color": CHOSEN, "linewidth": 2.0}
-        axes.plot(steps, [max(lowest, trial.accuracies[step]) for step in steps], "o-", markersize=3, **look)
+            style = {"color": CHOSEN, "linewidth": 2.0}
+        axes.plot(steps, [max(lowest, trial.accuracies[step]) for step in steps], "o-", markersize=3, **style)
     _logarithmic(axes)
     rungs = sorted({step for trial in tuning.trials for step in trial.accuracies})
     axes.set_xticks(rungs, [str(step) for step in rungs])
@@ -102,12 +102,12 @@ def _rungs(tuning: Tuning) -> Markup:
 
 
 def _values(tuning: Tuning, name: str) -> Markup:
-    """Accuracy over what was tried of one setting."""
+    """Accuracy over the tried values of one setting."""
     figure, axes = panel()
     tidy(axes, "", f"{short(name)}, log scale", "held-out accuracy, %")
-    _end_below(axes, tuning)
+    _limit_accuracy(axes, tuning)
     for trial in tuning.trials:
-        _point(axes, trial.values[name], trial, tuning)
+        _draw_trial(axes, trial.values[name], trial, tuning)
     _logarithmic(axes)
     return svg(figure, f"tuning-{short(name).replace('_', '-')}", f"Held-out accuracy over {short(name)}")
 
@@ -123,8 +123,8 @@ def _logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _end_below(axes: Axes, tuning: Tuning) -> float:
-    """Let the accuracies end `DEPTH` below the best; where that is."""
+def _limit_accuracy(axes: Axes, tuning: Tuning) -> float:
+    """End the axis of accuracies `DEPTH` below the best one, and return that value."""
     lowest = _lowest(tuning)
     axes.set_ylim(lowest - 1, lowest + DEPTH + 2)
     return lowest
@@ -134,8 +134,8 @@ def _lowest(tuning: Tuning) -> float:
     return max((max(trial.accuracies.values(), default=0.0) for trial in tuning.trials), default=0.0) - DEPTH
 
 
-def _point(axes: Axes, x: float, trial: TrialRecord, tuning: Tuning) -> None:
-    """One trial: filled where it reached the last step, with a ring where it was chosen."""
+def _draw_trial(axes: Axes, x: float, trial: TrialRecord, tuning: Tuning) -> None:
+    """Draw one trial: filled if it reached the last step, with a ring if it is the winner."""
     inside = {"complete": DONE}.get(trial.outcome, "none")
     edge = {"complete": DONE}.get(trial.outcome, FAINT)
     y = max(_lowest(tuning), trial.last)
