@@ -35,7 +35,7 @@ def search(folder: Path) -> dict[str, Any]:
         "held_out_images": tuning.held_out,
         "trials": {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))},
         "steps": tuning.steps,
-        "outer_steps_of_all_trials": sum(trial.taken for trial in tuning.trials),
+        "outer_steps_of_all_trials": sum(trial.last_step for trial in tuning.trials),
         "seconds_of_all_trials": round(sum(trial.seconds or 0.0 for trial in tuning.trials)),
         "validation": {name: tuning.experiment["distill"][f"validate_{name}"] for name in ("epochs", "networks")},
     }

@@ -95,7 +95,9 @@ def test_networks_on_full_data_are_trained_once_for_all_runs(tmp_path: Path, mon
     first, trained = full("one", synthetic), []
     monkeypatch.setattr(
         "astdistill.evaluation.runner.train_network",
-        lambda network, examples, *rest: trained.append(examples.seen) or _trained(network, examples, *rest),
+        lambda network, examples, *rest: (
+            trained.append(examples.images_per_epoch) or _trained(network, examples, *rest)
+        ),
     )
     assert full("two", random_real(data, 1, 1)) == first
     assert trained == [len(synthetic.images)] * 2  # the set's own networks alone

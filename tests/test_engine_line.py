@@ -35,17 +35,17 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 @pytest.mark.skipif(build.library() is None, reason="no C compiler on this machine")
 def test_the_native_engine_is_named_with_its_instructions() -> None:
     with using("native"):
-        words = Network(*NETWORK).engine_in_words()
+        words = Network(*NETWORK).engine_text()
     assert words.startswith(f"native ({build.for_this_processor().instructions} kernels ")
     assert words.endswith(many(torch.get_num_threads(), "thread"))
 
 
 def test_a_slow_engine_is_named_with_its_cause(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     with using("eager"):
-        assert "as was asked for; --engine auto" in Network(*NETWORK).engine_in_words()
+        assert "as was asked for; --engine auto" in Network(*NETWORK).engine_text()
     monkeypatch.setenv("CC", "false")
     build.library.cache_clear()
-    words = Network(*NETWORK).engine_in_words()
+    words = Network(*NETWORK).engine_text()
     assert words.startswith(f"eager (torch's own derivatives, {instructions()})")
     assert said.getvalue().count("false ended with code 1") == 1
     assert said.getvalue().count("install gcc") == 1
@@ -53,7 +53,7 @@ def test_a_slow_engine_is_named_with_its_cause(said: io.StringIO, monkeypatch: p
 
 @pytest.mark.skipif(build.library() is None, reason="no C compiler on this machine")
 def test_a_network_that_the_kernels_do_not_know_says_so() -> None:
-    assert "knows instance-norm ConvNets alone" in Network("resnet18", (3, 32, 32), 10).engine_in_words()
+    assert "knows instance-norm ConvNets alone" in Network("resnet18", (3, 32, 32), 10).engine_text()
 
 
 def test_a_run_says_it_first(said: io.StringIO, tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def test_memory_and_disk_grow_by_an_approximation_of_the_curvature() -> None:
         return (with_rank.memory - without.memory) / vector, (with_rank.disk - without.disk) / vector
 
     assert grown(rank=8, window=16) == (4 * 8, 2 * 8)
-    assert grown(rank=8, window=2) == (2 * 8 + LowRank.held(8) - 4 * 2, 2 * 8)
+    assert grown(rank=8, window=2) == (2 * 8 + LowRank.peak_vectors(8) - 4 * 2, 2 * 8)
 
 
 @pytest.mark.parametrize("rank", [8, 24])
@@ -347,7 +347,7 @@ def test_what_is_there_while_the_curvature_is_fitted(rank: int) -> None:
     """All that torch allocates for the fit, of a vector so long that nothing else counts."""
     like = torch.zeros(40_000)
     most = most_allocated(lambda: LowRank.fitted(lambda vector: 2 * vector, rank, like, rng(0, "curvature")))
-    assert most / (4 * len(like)) == pytest.approx(LowRank.held(rank), rel=0.1)
+    assert most / (4 * len(like)) == pytest.approx(LowRank.peak_vectors(rank), rel=0.1)
 
 
 def test_memory_of_a_graph_is_what_torch_saves() -> None:
@@ -367,15 +367,15 @@ def test_memory_of_the_native_engine_is_what_its_buffers_take() -> None:
         pytest.skip("no native engine here")
     model, images = FlatModel(network.module), torch.randn(20, 3, 32, 32)
     engine_of(model).directional(model.flatten(), model.flatten(), images, torch.eye(10).repeat(2, 1))
-    assert 0.6 * network.held(20, SECOND_GRAPH) < held_bytes(model) <= network.held(20, SECOND_GRAPH)
-    assert network.held(10**6, SECOND_GRAPH) == network.held(10**5, SECOND_GRAPH)
+    assert 0.6 * network.pass_bytes(20, SECOND_GRAPH) < held_bytes(model) <= network.pass_bytes(20, SECOND_GRAPH)
+    assert network.pass_bytes(10**6, SECOND_GRAPH) == network.pass_bytes(10**5, SECOND_GRAPH)
 
 
 def test_the_engine_decides_what_is_held() -> None:
     with using("eager"):
         network = Network("convnet-d3-w8", (3, 32, 32), 10)
         assert network.engine == "eager"
-        assert network.held(200, 1.0) == 4 * 200 * network.counts[2] + 8 * network.parameters
+        assert network.pass_bytes(200, 1.0) == 4 * 200 * network.counts[2] + 8 * network.parameters
     assert Network("convnet-d3-w8", (3, 32, 32), 10, "cuda").engine == "compiled"
     assert Network("resnet18", (3, 32, 32), 10).engine == "eager"
 
@@ -487,7 +487,7 @@ def test_workers_share_the_cores_with_each_other_and_with_others(
 ) -> None:
     monkeypatch.setattr("astdistill.experiment.work.cores", lambda: 2)
     monkeypatch.setattr(Started, "neighbours", SimpleNamespace(room=Room(2, busy)))
-    assert Speed("cpu", wall_s=1.0, own_s=own).crowding(workers, 1) == pytest.approx(longer)
+    assert Speed("cpu", wall_s=1.0, cpu_s=own).crowding(workers, 1) == pytest.approx(longer)
 
 
 def test_jobs_end_in_rounds_of_workers_or_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,7 +515,7 @@ def test_workers_that_share_a_step_take_a_part_of_its_time_and_memory_of_their_o
     assert saved[4] == pytest.approx(1.5 * saved[2]), "three quarters, and a half"
     assert len({stage.work for stage in stages.values()}) == 1
     each = stages[4].memory - stages[3].memory
-    data = known.held(cell.data, "cpu")
+    data = known.memory_bytes(cell.data, "cpu")
     assert stages[2].memory - stages[1].memory == each + data + estimate.IDLE_WORKER
 
 
@@ -555,14 +555,14 @@ def test_what_does_not_fit_into_memory_is_named_with_what_to_do() -> None:
     said = shortage(found, 4 * 10**9)
     assert said.startswith("The stage '10 outer steps' will need about 5.0 GB of memory, and 4.0 GB are free: ")
     assert "--workers" in said
-    assert shortage(found, 4 * 10**9, held=10**9) == "", "what is taken already is not taken again"
-    assert "2 experts" in shortage(found, 10**9, held=10**9)
+    assert shortage(found, 4 * 10**9, allocated=10**9) == "", "what is taken already is not taken again"
+    assert "2 experts" in shortage(found, 10**9, allocated=10**9)
 
 
 def test_memory_of_experts_grows_by_the_workers_that_train_them() -> None:
     cell = PRESETS["cifar100-ten-ipc10"].replace(model="convnet-d3-w8")
     alone, two = (unmeasured(cell.replace(workers=workers)).stages[0].memory for workers in (1, 2))
-    data = dataset_size(cell).held(cell.data, "cpu")
+    data = dataset_size(cell).memory_bytes(cell.data, "cpu")
     each = alone - data
     assert two == 2 * data + 2 * (each + estimate.IDLE_WORKER)
 
@@ -610,9 +610,9 @@ def test_a_whitening_is_a_stage_and_is_not_fitted_to_estimate_it(monkeypatch: py
 
 def test_memory_goes_by_where_the_images_are_kept() -> None:
     known, data = DatasetSize((3, 32, 32), 10, 50000, 10000), PRESETS["cifar10-ipc10"].data.replace(whiten="standard")
-    held = {kind: known.held(data.replace(memory=kind), "cpu") for kind in ("float32", "uint8", "disk")}
+    held = {kind: known.memory_bytes(data.replace(memory=kind), "cpu") for kind in ("float32", "uint8", "disk")}
     assert held == {"float32": 60000 * 3072 * 4, "uint8": 60000 * 3072, "disk": 0}
-    assert known.held(data.replace(memory="disk", whiten="zca"), "cpu") == 2 * 4 * 3072**2
+    assert known.memory_bytes(data.replace(memory="disk", whiten="zca"), "cpu") == 2 * 4 * 3072**2
 
 
 def test_a_sharpness_aware_step_takes_the_time_of_two_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:

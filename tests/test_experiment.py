@@ -143,7 +143,7 @@ def test_a_worker_is_told_its_engine_as_data(monkeypatch: pytest.MonkeyPatch) ->
     with (
         using("eager"),
         bar("work", 2, 0) as progress,
-        pool(jobs.engine, chosen(), WorkerPlan(2, 1, asked=True), progress, 2, 0.0) as work,
+        pool(jobs.engine, chosen(), WorkerPlan(2, 1, requested=True), progress, 2, 0.0) as work,
     ):
         assert [found for _, found in work([0, 1])] == [("eager", None)] * 2
 

@@ -17,14 +17,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from astdistill.distillation.snapshots import StartMap
+from astdistill.distillation.state import Counters
+from astdistill.evaluation.training import NetworkResult
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.pipeline import prepare, run_experiment
+from astdistill.experts.recipe import ExpertCurve
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.distribution_matching import DM
 from astdistill.methods.initialisation import RealInit
@@ -32,6 +37,8 @@ from astdistill.methods.segments import Perturbation
 from astdistill.report.compare import compared, read_finished
 from astdistill.runtime.config import by_todays_names
 from astdistill.runtime.files import load_tensors, read_json, read_lines
+from astdistill.runtime.owners import Owner
+from astdistill.runtime.status import Status
 
 FROZEN = Path(__file__).parent / "data" / "frozen" / "runs"
 RUNS = "ast", "datm"
@@ -182,6 +189,28 @@ def test_finished_scores_of_an_earlier_version_are_read(name: str) -> None:
     assert run.subject.method == name
     assert set(run.baselines) == {"random", "kmeans", "full"}
     assert len(compared([run])[0].rows) == 1
+
+
+def test_the_start_map_of_an_earlier_version_is_read() -> None:
+    start = StartMap.read(Path("ast-half"))
+    assert start is not None
+    assert len(start.apart) == len(start.together) == len(start.classes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (Counters, "iteration skipped skipped_in_a_row passed passed_in_a_row best plateau"),
+        (StartMap, "together apart classes clusters chosen"),
+        (NetworkResult, "final best diverged by_class confusion by_steps"),
+        (ExpertCurve, "train_accuracy test_accuracy step_squared"),
+        (Owner, "host machine pid started since"),
+        (Status, "title done total pace unit seconds_left memory note"),
+    ],
+)
+def test_fields_that_files_are_written_with_keep_their_names(kind: Any, names: str) -> None:
+    """A new one is added here, with a default, so that files of earlier versions are still read."""
+    assert " ".join(each.name for each in fields(kind)) == names
 
 
 def test_a_few_steps_of_the_demo_give_the_images_of_an_earlier_version() -> None:

@@ -28,7 +28,7 @@ def memory() -> Iterator[None]:
 
 def there() -> dict[str, bytes]:
     objects = Objects(Url(ADDRESS))
-    return {name: objects.whole(name) for name in objects.sizes()}
+    return {name: objects.read_all(name) for name in objects.sizes()}
 
 
 def test_a_run_is_there_whole_and_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,17 +151,17 @@ def test_flags_take_other_values_and_each_choice_says_why(tmp_path: Path) -> Non
     assert request.proposal is not None
     assert request.experiment == request.proposal.experiment
     assert request.out == Path("runs/my-photos")
-    told = dict(request.proposal.told(request.experiment))
+    told = dict(request.proposal.chosen_flags(request.experiment))
     assert told["--data.size 32"] == "all images are 40×36"
     assert "--model convnet-d3-w32" in told
     other = parse("run", ["--data", folder, "--model", "convnet-d2-w8", "--ipc", "2", "--experts.count", "1"])
     assert other.proposal is not None
     assert (other.experiment.model, other.experiment.ipc, other.experiment.experts.count) == ("convnet-d2-w8", 2, 1)
-    assert dict(other.proposal.told(other.experiment))["--model convnet-d2-w8"] == "as given"
+    assert dict(other.proposal.chosen_flags(other.experiment))["--model convnet-d2-w8"] == "as given"
     dm = parse("run", ["--data", folder, "--method", "dm"])
     assert dm.proposal is not None
     assert dm.experiment.method.name == "dm"
-    assert not any("expert" in flag for flag, _ in dm.proposal.told(dm.experiment) if "count" not in flag)
+    assert not any("expert" in flag for flag, _ in dm.proposal.chosen_flags(dm.experiment) if "count" not in flag)
     smaller = parse("distill", ["--data", folder, "--data.size", "16"])
     assert smaller.experiment.model == "convnet-d2-w32"
 

@@ -22,7 +22,7 @@ from astdistill.report.page.page import _title
 from astdistill.runtime import parallel, tracking, worker
 from astdistill.runtime.devices import supported
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.parallel import PACKAGE, plan_workers, worker_words
+from astdistill.runtime.parallel import PACKAGE, plan_workers, worker_command
 from astdistill.runtime.progress import Bar
 
 
@@ -73,7 +73,7 @@ def test_windows_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_finds_the_package_wherever_it_was_imported_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel.sys, "path", ["/elsewhere"])
-    assert repr(["/elsewhere", str(PACKAGE)]) in worker_words()[-1]
+    assert repr(["/elsewhere", str(PACKAGE)]) in worker_command()[-1]
 
 
 def test_devices_that_nothing_is_tested_on_are_refused() -> None:

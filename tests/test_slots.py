@@ -96,7 +96,7 @@ def test_the_gradient_of_a_slot_is_that_of_its_images(dataset: Dataset) -> None:
     run = Distillation(dataset, None, METHOD, 2, SETTINGS, None, 0, FlatModel(build_model(TINY, (1, 8, 8), 3)), TINY)
     state = run.start()
     seen = Variables(SLOTS.decoded(state.images), SLOTS.for_each(state.targets), state.lr)
-    step = METHOD.step(run.seen, seen, 0, 0)
+    step = METHOD.step(run.step_setup, seen, 0, 0)
     images = state.images.clone().requires_grad_()
     (SLOTS.decoded(images) * step.images).sum().backward()
     torch.testing.assert_close(run.gradient(state).images, images.grad)
@@ -127,7 +127,7 @@ def test_stored_bytes_count_soft_labels(made: SyntheticSet) -> None:
 
 def test_an_evaluation_trains_on_every_sub_image(made: SyntheticSet, dataset: Dataset) -> None:
     examples = TensorExamples.of(made, None, torch.device("cpu"))
-    assert (len(examples), examples.seen) == (24, 24)
+    assert (len(examples), examples.images_per_epoch) == (24, 24)
     assert torch.equal(examples.images, SLOTS.decoded(made.images))
     assert torch.equal(examples.targets, one_hot(torch.arange(3).repeat_interleave(8), 3))
     recipe = EvalRecipe(name="short", epochs=2)

@@ -20,7 +20,7 @@ import torch
 
 import astdistill as ad
 from astdistill.cli.main import main
-from astdistill.cli.watch import look, shown
+from astdistill.cli.watch import look, view_table
 from astdistill.evaluation.rows import BASELINES as ROWS
 from astdistill.experiment import sweep as sweeps
 from astdistill.experiment.config import expert_epochs
@@ -241,7 +241,7 @@ def test_a_sweep_that_is_killed_is_resumed_and_adds_what_is_new(
     view = look(out)
     assert view is not None
     assert not view.running
-    assert shown(view).row_count >= 5
+    assert view_table(view).row_count >= 5
     first = out / before.of("finished")[0].folder / "scores.partial.json"
     written = first.stat().st_mtime_ns
     fewer = [word for word in words if word != "--quiet"]

@@ -10,7 +10,7 @@ from rich.console import Console
 from astdistill.runtime.tables import Column, Tabulation, escaped, latex, markdown, spread, terminal, together
 
 TABLE = Tabulation(
-    (Column("run", words=True), Column("final", bold=True), Column("published")),
+    (Column("run", left_aligned=True), Column("final", bold=True), Column("published")),
     (("my_run|50%", "43.0 ± 3.6", "26.1 [1]"), ("[bold]b\\c & d", "–", "–")),
     "Protocol MTT: 1000 epochs.",
     "Hard labels",
@@ -64,7 +64,7 @@ def test_no_rows_are_a_table_too(render: object) -> None:
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_figures_keep_their_columns_at_every_width(width: int) -> None:
     """Words are folded; no figure and no unit is cut or divided."""
-    words = tuple(Column(name, words=True) for name in ("run", "network"))
+    words = tuple(Column(name, left_aligned=True) for name in ("run", "network"))
     heads = ("final", "n", "published", "random real", "K-means real")
     row = ("cifar100-ten-ipc10-seeds", "convnet-d3-w128-instancenorm", "43.2 ± 0.4", "3 runs", "46.2 [1]")
     table = Tabulation((*words, *map(Column, heads)), ((*row, "15.9 ± 1.1", "25.0 ± 0.3"),), "Caption.")
@@ -80,7 +80,7 @@ def test_figures_keep_their_columns_at_every_width(width: int) -> None:
 
 
 def test_columns_without_room_follow_below_beside_the_first_ones() -> None:
-    heads = [Column("method", words=True), *(Column(f"figure {number}") for number in range(9))]
+    heads = [Column("method", left_aligned=True), *(Column(f"figure {number}") for number in range(9))]
     rows = tuple((name, *(f"{number}.{at} ± 0.1" for number in range(9))) for at, name in enumerate(("ast", "mtt")))
     console = Console(width=50)
     with console.capture() as shown:
@@ -97,7 +97,11 @@ def test_columns_without_room_follow_below_beside_the_first_ones() -> None:
 def test_figures_are_whole_where_the_words_alone_are_wider_than_the_terminal(width: int) -> None:
     """Columns of words follow below, too, beside the first ones that tell the rows apart."""
     words = ("run", "data", "labels", "protocol", "method", "network")
-    heads = (*(Column(name, words=True) for name in words), Column("stored", words=True, whole=True), Column("final"))
+    heads = (
+        *(Column(name, left_aligned=True) for name in words),
+        Column("stored", left_aligned=True, no_wrap=True),
+        Column("final"),
+    )
     shared = ("digits, standard", "hard labels", "MTT", "ast-as-released", "convnet-d2-w32", "2.6 kB")
     table = Tabulation(heads, (("tiny", *shared, "90.1 ± 0.2"), ("tiny-2", *shared, "98.0 ± 12.8")), "Caption.")
     console = Console(width=width)

@@ -25,7 +25,7 @@ from astdistill.runtime.files import cache_folder, write_json, write_text
 from astdistill.runtime.run_dir import RunDir
 from astdistill.runtime.tables import Column, Tabulation, terminal
 from astdistill.runtime.terminal import Terminal
-from astdistill.runtime.text import LETTERS, file_name, many, printable, shown_name
+from astdistill.runtime.text import LETTERS, display_name, file_name, many, printable
 
 SRC = Path(__file__).parents[1] / "src"
 NAMES = (
@@ -78,7 +78,7 @@ def test_classes_of_any_name_are_drawn_exported_and_shown(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_one_short_visible_line_and_a_file_of_few_bytes(name: str) -> None:
-    shown = shown_name(name)
+    shown = display_name(name)
     assert 0 < len(shown) <= LETTERS
     assert "\n" not in shown
     assert "\x1b" not in shown
@@ -95,7 +95,9 @@ def test_signs_that_a_terminal_obeys_are_written_out() -> None:
     console = Terminal(file=shown, force_terminal=True, width=80)
     console.print("[red]\x1b[2J[/nothing]", highlight=False)
     console.print(
-        terminal(Tabulation((Column("\x1b[5mname", words=True),), (("\x1b[2Jcell",),), "cap\x1btion", "ti\x07tle"))
+        terminal(
+            Tabulation((Column("\x1b[5mname", left_aligned=True),), (("\x1b[2Jcell",),), "cap\x1btion", "ti\x07tle")
+        )
     )
     assert "\x1b[2J" not in shown.getvalue()
     assert "\x1b[5m" not in shown.getvalue()

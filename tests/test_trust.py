@@ -29,9 +29,9 @@ from astdistill.runtime.trust import (
     is_trusted,
     module_of,
     named_in,
+    trusted_modules,
     trusting,
     typed,
-    words_of_trust,
 )
 
 SRC = Path(__file__).parents[1] / "src"
@@ -199,7 +199,7 @@ def test_the_words_of_a_command_line_that_name_modules() -> None:
     with typed(words):
         assert all(map(is_trusted, ("a.b", "c", "d")))
         assert not any(map(is_trusted, ("a", "e", "timm", "perturb")))
-        sent = words_of_trust()
+        sent = trusted_modules()
     assert sent[1] == {"a.b", "c", "d"} <= sent[0]
 
 

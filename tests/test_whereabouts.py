@@ -28,7 +28,7 @@ from astdistill.interop.exporters import FORMATS
 from astdistill.interop.import_sets import import_set
 from astdistill.report.page.page import save_page
 from astdistill.runtime.files import write_json
-from astdistill.runtime.provenance import as_shown, provenance, without_places
+from astdistill.runtime.provenance import display_path, provenance, without_places
 
 HOME = "/home/somebody"
 SOURCE = f"{HOME}/data/my-cifar"
@@ -60,12 +60,12 @@ def test_of_a_path_the_last_name_stays(value: Any, public: Any) -> None:
 
 def test_a_folder_is_shown_as_it_is_reached_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert as_shown(Path("runs/x")) == as_shown(tmp_path / "runs/x") == "runs/x"
-    assert as_shown(tmp_path) == "."
+    assert display_path(Path("runs/x")) == display_path(tmp_path / "runs/x") == "runs/x"
+    assert display_path(tmp_path) == "."
     monkeypatch.chdir("/")
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path / "runs")
-    assert as_shown(tmp_path / "x") == "x"
+    assert display_path(tmp_path / "x") == "x"
 
 
 @pytest.fixture(scope="module")

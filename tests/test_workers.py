@@ -27,12 +27,12 @@ from astdistill.runtime.parallel import (
     plan_workers,
     pool,
     training_seconds,
-    worker_words,
+    worker_command,
 )
 from astdistill.runtime.worker import TensorPickler, TensorUnpickler, nameless_file, sendable
 
 CPU = torch.device("cpu")
-TWO = WorkerPlan(2, 1, asked=True)
+TWO = WorkerPlan(2, 1, requested=True)
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def test_as_many_workers_as_end_first_share_the_threads(monkeypatch: pytest.Monk
     ):
         monkeypatch.setattr(parallel, "cores", lambda cores=cores: cores)
         assert plan_workers(count, None, CPU) == WorkerPlan(workers, each)
-    assert plan_workers(5, 2, CPU) == WorkerPlan(2, 4, asked=True)
-    assert plan_workers(5, 16, CPU) == WorkerPlan(5, 1, asked=True)
-    assert plan_workers(5, 1, CPU) == WorkerPlan(1, 8, asked=True)
+    assert plan_workers(5, 2, CPU) == WorkerPlan(2, 4, requested=True)
+    assert plan_workers(5, 16, CPU) == WorkerPlan(5, 1, requested=True)
+    assert plan_workers(5, 1, CPU) == WorkerPlan(1, 8, requested=True)
     torch.set_num_threads(1)
     monkeypatch.setattr(parallel, "cores", lambda: 8)
     assert plan_workers(5, None, CPU) == WorkerPlan(1, 1)
-    assert plan_workers(5, 3, CPU) == WorkerPlan(3, 1, asked=True)
+    assert plan_workers(5, 3, CPU) == WorkerPlan(3, 1, requested=True)
 
 
 def test_accelerators_and_networks_of_the_script_stay_in_one_process(
@@ -140,7 +140,7 @@ def test_processes_are_started_for_long_work_or_when_asked_for() -> None:
     assert not automatic.starts(1, slow)
     assert TWO.starts(2, quick)
     assert not TWO.starts(1, slow)
-    assert not WorkerPlan(1, 2, asked=True).starts(5, slow)
+    assert not WorkerPlan(1, 2, requested=True).starts(5, slow)
 
 
 def test_one_process_has_the_threads_of_a_worker_and_gives_them_back(threads: None) -> None:
@@ -253,7 +253,7 @@ from astdistill.runtime.parallel import WorkerPlan, pool
 class Told(Bar):
     def step(self, units=1, note=""):
         print(note, flush=True)
-with pool(jobs.hold, Path({folder!r}), WorkerPlan(2, 1, asked=True), Told("", 2, 0, None), 2, 0) as run:
+with pool(jobs.hold, Path({folder!r}), WorkerPlan(2, 1, requested=True), Told("", 2, 0, None), 2, 0) as run:
     list(run([0, 1]))
 """
 
@@ -276,5 +276,5 @@ def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
 
 
 def test_a_worker_whose_parent_went_away_while_it_started_says_nothing() -> None:
-    ended = subprocess.run(worker_words(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    ended = subprocess.run(worker_command(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -26,7 +26,7 @@ from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError, unknown
 from astdistill.runtime.files import write_json
 from astdistill.runtime.machine import NAMED_BY_USERS, SPINS, Neighbours, Started, Threads, cores
-from astdistill.runtime.parallel import NUMBERS, threads_beside_others
+from astdistill.runtime.parallel import NUMBERS, default_threads
 from astdistill.runtime.progress import bar, be_quiet
 from astdistill.runtime.provenance import provenance, without_places
 
@@ -318,7 +318,7 @@ def _ratio_texts(row: dict[str, Any]) -> list[str]:
 def chosen_now() -> Threads:
     """The threads that a run starting now would choose."""
     Started.neighbours = Neighbours()
-    return threads_beside_others(cores())
+    return default_threads(cores())
 
 
 def _serve(cases: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.report.sweep import Sweep
 from astdistill.runtime import cluster as engine
-from astdistill.runtime.cluster import Cluster, clustered, imported, seen_by, sites, used
+from astdistill.runtime.cluster import Cluster, clustered, folder_visibility, imported, sites, used
 from astdistill.runtime.errors import DivergedError, InputError, LostError
 from astdistill.runtime.parallel import WorkerPlan, pool
 from astdistill.runtime.progress import Bar
@@ -135,7 +135,7 @@ def running(nodes: Nodes, work: Any, shared: Any, bar: Bar | None = None) -> Ite
     """A function from jobs to their results."""
     with (
         clustered(Cluster(nodes.address)),
-        pool(work, shared, WorkerPlan(2, 1, asked=True), bar or Counted(), 2, 0.0) as run,
+        pool(work, shared, WorkerPlan(2, 1, requested=True), bar or Counted(), 2, 0.0) as run,
     ):
         yield run
 
@@ -244,7 +244,7 @@ def test_nodes_see_a_shared_folder_and_its_locks(joined: Nodes, tmp_path: Path) 
     there = Cluster(joined.address)
     with clustered(there):
         there.connect()
-        assert list(seen_by(sites(), tmp_path).values()) == [{"seen": "yes", "locked": "yes"}] * 2
+        assert list(folder_visibility(sites(), tmp_path).values()) == [{"seen": "yes", "locked": "yes"}] * 2
         assert not list(tmp_path.iterdir())
 
 

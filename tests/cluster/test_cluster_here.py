@@ -29,13 +29,13 @@ from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import evaluate
 from astdistill.experts.training import train_experts
 from astdistill.runtime import cluster as engine
-from astdistill.runtime.cluster import Cluster, ClusterPickler, Prepared, clustered, imported, seen_by, sites
+from astdistill.runtime.cluster import Cluster, ClusterPickler, Prepared, clustered, folder_visibility, imported, sites
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.parallel import WorkerPlan, pool
 from astdistill.runtime.progress import Bar
 from astdistill.runtime.worker import nameless_file, on_own_gpu
 
-ANY = WorkerPlan(2, 1, asked=True)
+ANY = WorkerPlan(2, 1, requested=True)
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_ray_is_told_that_nodes_vanish_before_it_is_imported(ray: Ray, monkeypat
 def test_a_shared_folder_and_its_locks_are_seen_or_it_is_named(
     ray: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(seen_by(sites(), tmp_path).values()) == [{"seen": "yes", "locked": "yes"}] * 2
+    assert list(folder_visibility(sites(), tmp_path).values()) == [{"seen": "yes", "locked": "yes"}] * 2
     monkeypatch.setattr(engine, "LAST_WORDS_S", 0.0)
     assert engine._sees(str(tmp_path / "none"), locked=True) == {"seen": "no"}
     (tmp_path / "free").touch()
@@ -302,11 +302,11 @@ def test_a_shared_folder_and_its_locks_are_seen_or_it_is_named(
     with monkeypatch.context() as patch:
         patch.setattr(engine, "lock", no_locks)
         none = {"seen": "yes", "locked": "the file system has no locks (No locks available)"}
-        assert list(seen_by(sites(), tmp_path).values()) == [none] * 2
+        assert list(folder_visibility(sites(), tmp_path).values()) == [none] * 2
         assert engine._sees(str(tmp_path / "free"), locked=True) == {"seen": "yes", "locked": "No locks available"}
         patch.setattr(engine, "NO_LOCKS", ())
         with pytest.raises(OSError, match="No locks available"):
-            seen_by(sites(), tmp_path)
+            folder_visibility(sites(), tmp_path)
     monkeypatch.setattr(engine, "_sees", lambda *_: {"seen": "no"})
     with pytest.raises(
         InputError, match=r"is not the same folder on node1 .*; node2 .*; name one that all nodes share"

@@ -62,11 +62,11 @@ def test_without_ray_the_sentence_says_what_to_install(monkeypatch: pytest.Monke
 def test_jobs_on_a_cluster_have_its_threads_wherever_the_data_lie() -> None:
     assert used() is None
     with on_cluster("auto"):
-        assert plan_workers(100, None, CPU) == plan_workers(100, None, CUDA) == WorkerPlan(100, 1, asked=True)
+        assert plan_workers(100, None, CPU) == plan_workers(100, None, CUDA) == WorkerPlan(100, 1, requested=True)
         with computing(threads=4), on_cluster(None):
-            assert plan_workers(3, None, CPU) == WorkerPlan(3, 1, asked=True), "the driver's threads are its own"
+            assert plan_workers(3, None, CPU) == WorkerPlan(3, 1, requested=True), "the driver's threads are its own"
     with computing(threads=2, cluster="node1:6379"):
-        assert plan_workers(3, None, CPU) == WorkerPlan(3, 2, asked=True)
+        assert plan_workers(3, None, CPU) == WorkerPlan(3, 2, requested=True)
     assert used() is None
 
 

@@ -167,16 +167,16 @@ def test_of_many_who_put_one_object_one_does(bucket: Server) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(put, range(4)))
     assert sum(done) == 1
-    assert there.whole("000.safetensors") == bytes([done.index(True)]) * 1000
+    assert there.read_all("000.safetensors") == bytes([done.index(True)]) * 1000
 
 
 def test_a_second_writer_keeps_the_expert_of_the_first(bucket: Server, capsys: pytest.CaptureFixture[str]) -> None:
     store = experts(count=1)
-    before = store.files.objects.whole("000.safetensors")  # pyright: ignore[reportAttributeAccessIssue]
+    before = store.files.objects.read_all("000.safetensors")  # pyright: ignore[reportAttributeAccessIssue]
     (store.scratch / "000.safetensors").write_bytes(before)
     store.files.publish(0, TINY_RECIPE.epochs, store.scratch / "000.partial")
     assert "Expert 0 was put by another process first; " in capsys.readouterr().err
-    assert store.files.objects.whole("000.safetensors") == before  # pyright: ignore[reportAttributeAccessIssue]
+    assert store.files.objects.read_all("000.safetensors") == before  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_killed_worker_is_followed_on_a_machine_that_has_nothing(
@@ -233,7 +233,7 @@ def test_a_run_by_the_installed_command_then_verify_and_doctor(
 def test_verify_names_a_damaged_object_and_its_expert(bucket: Server, capsys: pytest.CaptureFixture[str]) -> None:
     store = experts(count=1, stop_after=2)
     (name,) = (name for name in Objects(Url("s3://bucket")).sizes() if name.endswith("000-0002.safetensors"))
-    data = bytearray(Objects(Url("s3://bucket")).whole(name))
+    data = bytearray(Objects(Url("s3://bucket")).read_all(name))
     data[-1] ^= 1
     import_module("s3fs").S3FileSystem().pipe_file(f"bucket/{name}", bytes(data))
     assert exit_code("verify", ROOT) == 1

@@ -14,7 +14,7 @@ from PIL import Image
 
 from astdistill.cli.options import parse
 from astdistill.data.dataset import DataConfig
-from astdistill.data.image_folders import IMAGENET_SUBSETS, words_of
+from astdistill.data.image_folders import IMAGENET_SUBSETS, synset_names
 from astdistill.data.loading import load_dataset
 from astdistill.data.preprocessing import Preprocessing
 from astdistill.data.sources import published_statistics
@@ -116,7 +116,7 @@ def test_words_name_the_classes(ilsvrc: Path, file: str) -> None:
 
 def test_words_that_several_classes_share() -> None:
     text = "n1\tcrane\nn2\tcrane, lifter\nn3 maillot\nn4 maillot\n"
-    assert words_of(["n1", "n2", "n3", "n4", "n5"], text) == ("crane", "crane, lifter", "n3", "n4", "n5")
+    assert synset_names(["n1", "n2", "n3", "n4", "n5"], text) == ("crane", "crane, lifter", "n3", "n4", "n5")
 
 
 def test_the_hubs_parquet_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

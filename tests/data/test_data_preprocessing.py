@@ -229,8 +229,8 @@ def test_rats_whitening_is_known_by_its_images_and_comes_back_from_a_file() -> N
     fit = fit_rat(pixels, "a digest of many letters")
     assert (fit.statistics, fit.hash) == ("a digest of ", fit.compact().hash)
     assert fit.hash != fit_rat(pixels).hash != fit_rat(pixels[1:]).hash
-    assert fit.whole
-    assert not fit.compact().whole
+    assert fit.is_complete
+    assert not fit.compact().is_complete
     again = Preprocessing.restore(json.loads(json.dumps(fit.describe())), fit.tensors())
     images = pixels[:5].float() / 255
     assert torch.equal(again.apply(images), fit.apply(images))

@@ -10,8 +10,8 @@ from astdistill.data.dataset import DataConfig, RawData, Split
 from astdistill.data.loading import load_dataset
 from astdistill.data.selection import (
     ClassChoice,
+    chosen_labels,
     first_of_each,
-    kept_labels,
     renumbered,
     stratified,
     with_classes,
@@ -31,17 +31,17 @@ NAMES = ("apple", "bear", "cup", "dog")
     ],
 )
 def test_kept_labels(choice: ClassChoice, expected: list[int]) -> None:
-    assert kept_labels(NAMES, choice) == expected
+    assert chosen_labels(NAMES, choice) == expected
 
 
 def test_a_name_that_is_a_number_wins_over_the_number() -> None:
-    assert kept_labels(("1", "0"), ClassChoice(("0", "1"))) == [1, 0]
+    assert chosen_labels(("1", "0"), ClassChoice(("0", "1"))) == [1, 0]
 
 
 def test_classes_are_all_names_or_all_numbers_and_what_could_be_both_is_said() -> None:
     names = tuple(map(str, range(1, 11)))
-    assert kept_labels(names, ClassChoice(("5", "10"))) == [4, 9]
-    assert kept_labels(names, ClassChoice(("0", "5"))) == [0, 5]
+    assert chosen_labels(names, ClassChoice(("5", "10"))) == [4, 9]
+    assert chosen_labels(names, ClassChoice(("0", "5"))) == [0, 5]
     labels = torch.arange(10)
     raw = RawData("n", names, Split(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), labels), None)
     found = with_classes(raw, ClassChoice(("0", "5")))
@@ -72,7 +72,7 @@ def test_classes_are_all_names_or_all_numbers_and_what_could_be_both_is_said() -
 )
 def test_kept_labels_errors(choice: ClassChoice, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        kept_labels(NAMES, choice)
+        chosen_labels(NAMES, choice)
 
 
 def test_renumbered_keeps_rows_and_labels_together() -> None:

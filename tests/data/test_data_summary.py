@@ -78,7 +78,7 @@ def test_a_table_says_which_splits_and_columns_were_taken() -> None:
         ),
     )
     assert {part: labels.tolist() for part, labels in source.labels.items()} == {"train": [0, 1], "test": [1, 0]}
-    assert source.where("test", 1) == "Image 1 of own, valid part"
+    assert source.locate("test", 1) == "Image 1 of own, valid part"
 
 
 def test_the_cache_keeps_the_words_of_a_table(tmp_path: Path, write_pictures: Callable[..., None]) -> None:

@@ -57,14 +57,14 @@ def test_any_labels_are_numbered_in_sorted_order(labels: Any, codes: list[int], 
     found = numbered(labels)
     assert (found.labels.tolist(), found.classes) == (codes, classes)
     assert found.labels.dtype == torch.int64
-    assert (found.words == ()) == (classes == tuple(map(str, range(len(classes)))))
+    assert (found.notes == ()) == (classes == tuple(map(str, range(len(classes)))))
 
 
 def test_what_was_made_of_the_labels_is_said() -> None:
-    assert numbered(["d", "c", "b", "a"]).words == ("labels: text, numbered 0..3 in sorted order (a, b, c, … d)",)
-    assert numbered([1, 2]).words == ("labels: numbers other than 0..K-1, numbered 0..1 in sorted order (1, 2)",)
-    assert numbered([True, False]).words == ("labels: flags, numbered 0..1 in sorted order (False, True)",)
-    assert numbered([True, None, False]).words == numbered([True, False]).words
+    assert numbered(["d", "c", "b", "a"]).notes == ("labels: text, numbered 0..3 in sorted order (a, b, c, … d)",)
+    assert numbered([1, 2]).notes == ("labels: numbers other than 0..K-1, numbered 0..1 in sorted order (1, 2)",)
+    assert numbered([True, False]).notes == ("labels: flags, numbered 0..1 in sorted order (False, True)",)
+    assert numbered([True, None, False]).notes == numbered([True, False]).notes
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_text_labels_of_which_only_the_spelling_differs_are_said(pair: tuple[str
     found = numbered([*pair, "dog"])
     assert len(found.classes) == 3
     first, second = sorted(pair)
-    assert found.words[1:] == (f"'{first}' and '{second}' as different classes, though only their spelling differs",)
-    assert len(numbered(["cat", "dog", "cats"]).words) == 1
-    many = numbered([word + end for word in "abcde" for end in ("", " ")]).words
+    assert found.notes[1:] == (f"'{first}' and '{second}' as different classes, though only their spelling differs",)
+    assert len(numbered(["cat", "dog", "cats"]).notes) == 1
+    many = numbered([word + end for word in "abcde" for end in ("", " ")]).notes
     assert (len(many), many[-1]) == (5, "2 further groups of classes of which only the spelling differs")
 
 

@@ -431,7 +431,7 @@ def test_one_folder_beside_the_pictures_of_a_class_is_said(pets: Path, write_pic
 
 def test_an_unreadable_picture_can_be_told_by_another_process() -> None:
     error = pickle.loads(pickle.dumps(decoding.Unreadable.of("cat/0.png", "cut short")))
-    assert (str(error), error.where) == (
+    assert (str(error), error.source) == (
         "cat/0.png cannot be read as an image (cut short); replace it or take it out.",
         "cat/0.png",
     )

@@ -270,9 +270,9 @@ def test_dark_fractions_are_said() -> None:
         given = Values(values, "floating-point lists")
         levels = Levels(Opening(), lambda given=given: [given])
         levels.pixels(given)
-        assert bool(levels.words()) == sure
+        assert bool(levels.notes()) == sure
         assert bool(levels.guesses()) != sure
-    assert levels.words() == ("floating-point lists: 1 is white",)
+    assert levels.notes() == ("floating-point lists: 1 is white",)
 
 
 def parts(place: Path, train: np.ndarray, test: np.ndarray, ending: str) -> Path:

@@ -545,10 +545,10 @@ def test_what_lies_beside_a_table_that_holds_its_pictures_is_not_read(tmp_path: 
     images = {"bytes": [png(n) for n in range(10)], "lists": [[[n] * 8] * 8 for n in range(10)], "structs": cells(10)}
     for kind, image in images.items():
         write(tmp_path / f"set/{kind}.parquet", image=image, label=names)
-        assert not parquet_file(tmp_path / f"set/{kind}.parquet").beside
+        assert not parquet_file(tmp_path / f"set/{kind}.parquet").pictures
     write(tmp_path / "set/named.parquet", image=[png(0)] * 10, picture=["disk.img"] * 10, label=names)
-    assert not parquet_file(tmp_path / "set/named.parquet").beside
-    assert parquet_file(tmp_path / "set/named.parquet", "picture").beside
+    assert not parquet_file(tmp_path / "set/named.parquet").pictures
+    assert parquet_file(tmp_path / "set/named.parquet", "picture").pictures
 
 
 def test_flat_lists_are_said(tmp_path: Path) -> None:

@@ -139,19 +139,19 @@ def test_who_shares_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for workers in (None, 1):
         assert plan_step(FOUR, "convnet-d1-w4", workers, CPU) == HERE
     assert plan_step(with_numbers(FOUR, trajectories=1), "convnet-d1-w4", 2, CPU) == HERE
-    assert plan_step(FOUR, "convnet-d1-w4", 6, CPU) == WorkerPlan(4, 1, asked=True)
+    assert plan_step(FOUR, "convnet-d1-w4", 6, CPU) == WorkerPlan(4, 1, requested=True)
     with clustered(Cluster("node1:1", threads=3)):
-        assert plan_step(FOUR, "convnet-d1-w4", None, CPU) == WorkerPlan(4, 3, asked=True)
+        assert plan_step(FOUR, "convnet-d1-w4", None, CPU) == WorkerPlan(4, 3, requested=True)
         with pytest.raises(InputError, match="and torchrun has started 2 ranks; start the command without torchrun"):
             plan_step(FOUR, "convnet-d1-w4", None, CPU, launched=2)
-    assert plan_step(FOUR, "convnet-d1-w4", None, CPU, launched=3) == WorkerPlan(3, 1, asked=True)
+    assert plan_step(FOUR, "convnet-d1-w4", None, CPU, launched=3) == WorkerPlan(3, 1, requested=True)
 
 
 def test_each_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is none here: the cards are counted by a stand-in."""
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert plan_step(FOUR, "convnet-d1-w4", 2, cuda) == WorkerPlan(2, 1, asked=True)
+    assert plan_step(FOUR, "convnet-d1-w4", 2, cuda) == WorkerPlan(2, 1, requested=True)
     assert plan_step(FOUR, "convnet-d1-w4", None, cuda) == HERE
     with pytest.raises(InputError, match="4 workers were asked for, but each takes a GPU of its own, and this process"):
         plan_step(FOUR, "convnet-d1-w4", 4, cuda)

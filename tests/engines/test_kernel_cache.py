@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from astdistill.autodiff.native import build
-from astdistill.autodiff.native.variants import Variant, named_by_content, whole
+from astdistill.autodiff.native.variants import Variant, is_intact, named_by_content
 
 pytestmark = pytest.mark.skipif(
     build.library() is None or not hasattr(os, "geteuid"), reason="no C compiler on this machine, or no owners of files"
@@ -207,7 +207,7 @@ def test_the_wheels_kernels_come_first_unless_damaged(
     assert build.described(cache.load()) == f"{variant.instructions} kernels of the wheel"
     assert cache.built == 0
     flipped(path)
-    assert not whole(path)
+    assert not is_intact(path)
     assert build.described(cache.load()) == f"{variant.instructions} kernels compiled here"
     assert cache.built == 1
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -79,7 +79,7 @@ def engine(given: Case, kernels: ctypes.CDLL | None = None) -> NativeEngine:
 
 def of_the_batch(fast: NativeEngine) -> int:
     """Bytes of what is not the network's parameters."""
-    return sum(buffer.nbytes for name, buffer in fast.space.kept.items() if "kernel" not in name)
+    return sum(buffer.nbytes for name, buffer in fast.space.buffers.items() if "kernel" not in name)
 
 
 def error(found: Tensor, wanted: Tensor) -> float:

@@ -140,7 +140,7 @@ def test_the_long_ones_come_first_behind_the_distilled_set(
 ) -> None:
     """On cores; in one process in the order of the table."""
     for worker_plan, wanted in (
-        (WorkerPlan(2, 1, asked=True), [3, 3, 9, 9, 3, 3, 3, 3]),
+        (WorkerPlan(2, 1, requested=True), [3, 3, 9, 9, 3, 3, 3, 3]),
         (WorkerPlan(1, 1), [3, 3, 3, 3, 3, 3, 9, 9]),
     ):
         order: list[int] = []

@@ -125,11 +125,12 @@ def test_a_searched_rate_is_used_and_named_by_every_table(blobs: Dataset, distil
     found = SearchedRate(rates=(0.001, 0.2), accuracies=((90.0,), (10.0,)), judged_on="the validation split")
     rates, words = {MODEL: found, "another": found}, "learning rate of the set searched on held-out training images"
     ranking = rank(distil(blobs), blobs, RECIPE, seeds=1, rates=rates)
-    assert ranking.accuracies == rank(found.given(distil(blobs)), blobs, RECIPE, seeds=1).accuracies
+    assert ranking.accuracies == rank(found.with_best_rate(distil(blobs)), blobs, RECIPE, seeds=1).accuracies
     assert words in ranking_table(ranking).caption
     arriving = continual(distil(blobs), blobs, 2, RECIPE, seeds=1, baselines=(), rates=rates)
     assert (
-        arriving.accuracies == continual(found.given(distil(blobs)), blobs, 2, RECIPE, seeds=1, baselines=()).accuracies
+        arriving.accuracies
+        == continual(found.with_best_rate(distil(blobs)), blobs, 2, RECIPE, seeds=1, baselines=()).accuracies
     )
     assert words in continual_table(arriving).caption
     plain = rank(distil(blobs), blobs, RECIPE, seeds=1, rates={"another": found})

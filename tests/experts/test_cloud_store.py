@@ -25,7 +25,7 @@ from astdistill.experts.training import train_experts
 from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.methods.trajectory_matching import MTT
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.objects import Objects, Url, place
+from astdistill.runtime.objects import Objects, Url, path_or_url
 
 ROOT = "memory://bucket/experts"
 
@@ -60,7 +60,7 @@ def names() -> list[str]:
 
 
 def url() -> Url:
-    where = place(ROOT)
+    where = path_or_url(ROOT)
     assert isinstance(where, Url)
     return where
 
@@ -282,11 +282,11 @@ def test_an_object_that_is_cut_short_is_no_trajectory(dataset: Dataset, objects:
 
 
 def test_addresses_are_paths_with_a_scheme(tmp_path: Path) -> None:
-    assert str(place("s3://bucket/a//b/")) == "s3://bucket/a/b"
-    assert place(Path("s3://bucket/a")) == Url("s3://bucket/a"), "as a path has it that was made of it"
-    assert place(f"file://{tmp_path}") == tmp_path
-    assert place("experts") == Path("experts")
-    assert not isinstance(place("C:/experts"), Url)
+    assert str(path_or_url("s3://bucket/a//b/")) == "s3://bucket/a/b"
+    assert path_or_url(Path("s3://bucket/a")) == Url("s3://bucket/a"), "as a path has it that was made of it"
+    assert path_or_url(f"file://{tmp_path}") == tmp_path
+    assert path_or_url("experts") == Path("experts")
+    assert not isinstance(path_or_url("C:/experts"), Url)
     assert str(Url("s3://bucket/a") / "b" / "c.txt") == "s3://bucket/a/b/c.txt"
     assert str(Url("s3://bucket/a").parent) == "s3://bucket"
 
@@ -295,9 +295,9 @@ def test_what_cannot_hold_a_store_is_said_in_a_sentence(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes]
 ) -> None:
     with pytest.raises(InputError, match=r"'ftp' is no scheme of a store; choose a folder, or one of s3://, gs://"):
-        place("ftp://host/experts")
+        path_or_url("ftp://host/experts")
     with pytest.raises(InputError, match=r"s3:// names no bucket; write s3://BUCKET/FOLDER"):
-        place("s3://")
+        path_or_url("s3://")
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
         patch.setattr("astdistill.runtime.objects._SYSTEMS", {})

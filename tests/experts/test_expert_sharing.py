@@ -223,7 +223,7 @@ def test_publishing_is_exclusive_and_a_longer_trajectory_stays(tmp_path: Path, d
     store = tiny_experts(tmp_path / "s", dataset, count=1)
     before = store.path(0).read_bytes()
     for way in ("new", "same"):
-        with PartialTrajectory.held(store.folder, 0, store.identity.parameters) as partial:
+        with PartialTrajectory.acquire(store.folder, 0, store.identity.parameters) as partial:
             shutil.copytree(short.folder / "000.partial", partial.folder)
             shutil.copy(short.path(0), store.folder / "000.safetensors.copy")
             partial.published = store.folder / "000.safetensors.copy"

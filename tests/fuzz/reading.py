@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 import astdistill as ad
-from astdistill.cli.kept import _seeds
 from astdistill.cli.main import main
-from astdistill.data.cache import Stored, cached, place_of
+from astdistill.cli.table_folder import _seeds
+from astdistill.data.cache import Stored, cache_path, cached
 from astdistill.data.digests import tensor_digest
 from astdistill.evaluation.cache import NetworkCache
 from astdistill.evaluation.scores import Scores
@@ -30,7 +30,7 @@ from astdistill.report.run import RunReader
 from astdistill.report.whose import outdated
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.objects import place
+from astdistill.runtime.objects import path_or_url
 from astdistill.runtime.run_dir import RunDir
 
 COMMAND = ("run", "digits-ipc1")
@@ -105,7 +105,7 @@ def cloud_store_of(desk: Path) -> Any:
     """The same, whose files are objects."""
     (recipe,) = (desk / "experts").glob("*/recipe.json")
     with in_the_cloud(recipe.parent) as address:
-        return _read(ad.TrajectoryStore.open(place(address)))
+        return _read(ad.TrajectoryStore.open(path_or_url(address)))
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def experts_of_others(desk: Path) -> Any:
 def cached_numbers(desk: Path) -> Any:
     """Of a cache, which is built anew where it is damaged."""
     stored = cached("fuzz", "numbers", lambda: Stored({"a": torch.arange(5.0)}, {"word": 1}))
-    assert place_of("fuzz", [1, "numbers"], ".safetensors").exists()
+    assert cache_path("fuzz", [1, "numbers"], ".safetensors").exists()
     return [stored.tensors["a"].tolist(), {name: stored.header[name] for name in ("word",)}]
 
 

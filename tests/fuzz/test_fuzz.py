@@ -36,7 +36,7 @@ LIMIT_S = 120
 NOT_OF_STRANGERS = {
     "autodiff/native/build.py:_build_into": "a kernel library, whose digest is its name: tests/engines/test_kernel_cache.py",
     "autodiff/native/build.py:_label": "the package's own sources",
-    "autodiff/native/variants.py:whole": "a kernel library, as above",
+    "autodiff/native/variants.py:is_intact": "a kernel library, as above",
     "cli/compare.py:check_ours": "a text that is kept unless its digest is right: tests/test_nothing_lost.py",
     "cli/report.py:check_page": "the beginning of a page that is to be replaced: tests/test_nothing_lost.py",
     "cli/doctor.py:trial": "a run that doctor has just made itself",

@@ -289,7 +289,7 @@ def test_sub_images_of_slots_are_matched(
     assert state.images.shape == (CLASSES * EACH, *dataset.shape)
     seen_by = Variables(texture.decoded(state.images), texture.for_each(state.targets), state.lr)
     found = run.gradient(state).images
-    step = method.step(run.seen, seen_by, 0, 0)
+    step = method.step(run.step_setup, seen_by, 0, 0)
     images = state.images.clone().requires_grad_()
     (texture.decoded(images) * step.images).sum().backward()
     torch.testing.assert_close(found, images.grad)

@@ -284,7 +284,7 @@ def test_sub_images_of_slots_are_matched_and_pixels_stay_in_their_range(dataset:
     state, texture = run.start(), settings.texture
     assert state.images.shape == (CLASSES * EACH, *dataset.shape)
     seen_by = Variables(texture.decoded(state.images), texture.for_each(state.targets), state.lr)
-    found, _ = IDC.step.advance(run.seen, seen_by, state.step.clone(), 0, 0)
+    found, _ = IDC.step.advance(run.step_setup, seen_by, state.step.clone(), 0, 0)
     images = state.images.clone().requires_grad_()
     (texture.decoded(images) * found.images).sum().backward()
     torch.testing.assert_close(run.gradient(state).images, images.grad)

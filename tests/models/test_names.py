@@ -10,7 +10,7 @@ SIZE = (32, 32)
 
 def test_a_name_says_its_options_and_the_family_has_the_rest() -> None:
     found = parse("convnet-w16-batchnorm")
-    assert found.said == {"width": 16, "norm": "batch"}
+    assert found.stated == {"width": 16, "norm": "batch"}
     assert found.options((64, 64)) == {"depth": 4, "width": 16, "norm": "batch", "activation": "relu", "pooling": "avg"}
     assert parse("resnet18-batchnorm-ap").options(SIZE) == {
         "width": 64,

@@ -97,7 +97,7 @@ def test_classes_and_confusions_are_counted_right(made: Path) -> None:
         assert found[name] == pytest.approx(statistics.fmean([float(each[label] or 0) for each in kept]))
     assert list(found) == ["a", "b c", "d"]
     for each in mistakes.confusions(entry, ("a", "b", "d")):
-        row, column = ("a", "b", "d").index(each.true), ("a", "b", "d").index(each.taken)
+        row, column = ("a", "b", "d").index(each.true), ("a", "b", "d").index(each.predicted)
         assert row != column
         assert entry.counts is not None
         assert each.share == pytest.approx(100 * entry.counts[row][column] / sum(entry.counts[row]))

@@ -13,7 +13,7 @@ from astdistill.data.dataset import DataConfig
 from astdistill.data.preprocessing import Preprocessing
 from astdistill.data.synthetic import SyntheticSet, one_hot
 from astdistill.distillation.snapshots import Frame, due
-from astdistill.report.page.gallery import BORDER, LOSSLESS, encoded, laid_out, sheets, shown_colours, thinned
+from astdistill.report.page.gallery import BORDER, LOSSLESS, encoded, laid_out, sheets, thinned, to_rgb
 from astdistill.report.page.page import save_page
 
 
@@ -23,7 +23,7 @@ def test_a_sheet_shows_every_pixel_where_it_is_lossless() -> None:
     from PIL import Image
 
     pixels = torch.randint(0, 256, (7, 1, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = np.asarray(Image.open(BytesIO(encoded(laid_out(shown_colours(pixels, False), 3), LOSSLESS))).convert("RGB"))
+    found = np.asarray(Image.open(BytesIO(encoded(laid_out(to_rgb(pixels, False), 3), LOSSLESS))).convert("RGB"))
     for index in range(7):
         row, column = divmod(index, 3)
         top, left = row * (5 + 2 * BORDER) + BORDER, column * (4 + 2 * BORDER) + BORDER
@@ -42,7 +42,7 @@ def test_images_with_hardly_any_contrast_are_stretched_in_every_frame_and_the_pa
     assert "hardly any contrast" in page
     frame = Frame.of(faint, 5)
     assert frame.pixels.max() - frame.pixels.min() <= 14
-    colours = shown_colours(frame.pixels, True)
+    colours = to_rgb(frame.pixels, True)
     assert (colours.max(axis=(1, 2, 3)) == 255).all()
     assert (colours.min(axis=(1, 2, 3)) == 0).all()
     start.save(tmp_path / "synthetic.safetensors")

@@ -85,16 +85,16 @@ Two kinds of sets (synthetic, real) have one full and one last batch each.
 
 @dataclass(frozen=True)
 class _Task:
-    """A function to compile: its name, the function that builds it, and its inputs (`given`)."""
+    """A function to compile: its name, the function that builds it, and its inputs."""
 
     name: str
     build: Callable[[derivatives.Model], derivatives.Function]
-    given: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
 
     @property
     def shape(self) -> Hashable:
         """Equal for two calls that can use the same compiled function."""
-        return (*(part.shape for part in self.given), self.given[0].dtype, self.given[0].device)
+        return (*(part.shape for part in self.inputs), self.inputs[0].dtype, self.inputs[0].device)
 
 
 class CompiledEngine:
@@ -180,7 +180,7 @@ class CompiledEngine:
         self, task: _Task, pack: Callable[[tuple[Tensor, ...]], Result], eager: Callable[[], Result]
     ) -> Result:
         """The result of the compiled function of `task`, or of `eager` if it is not compiled."""
-        theta, error = task.given[0], None
+        theta, error = task.inputs[0], None
         with products(self.precision, theta.device):
             if self._should_compile(task):
                 try:
@@ -198,13 +198,13 @@ class CompiledEngine:
         return bool(self._layouts) and (task.shape in compiled or len(compiled) < SHAPES)
 
     def _run(self, task: _Task) -> tuple[Tensor, ...]:
-        compiled, mode = self._compiled[task.name], self._mode(task.given[0].device)
+        compiled, mode = self._compiled[task.name], self._mode(task.inputs[0].device)
         if task.shape not in compiled:
             compiled[task.shape] = torch.compile(
                 _with_new_code(task.build(self._layouts[0])), fullgraph=True, dynamic=False, mode=mode
             )
         # One layout, and no gradient mode: torch.compile would recompile for any other.
-        inputs = (part.detach().contiguous() for part in task.given)
+        inputs = (part.detach().contiguous() for part in task.inputs)
         with torch.no_grad():
             if mode == "default":
                 return compiled[task.shape](*inputs)

@@ -153,7 +153,7 @@ class ChosenEngine:
     def held_bytes(self) -> int:
         """Bytes that the native engine keeps between calls."""
         spaces = [engine.space for engine in self._engines.values() if isinstance(engine, NativeEngine)]
-        return sum(buffer.nbytes for space in spaces for buffer in space.kept.values())
+        return sum(buffer.nbytes for space in spaces for buffer in space.buffers.values())
 
     def logits(self, theta: Params, images: Batch) -> Logits:
         """f(θ, x)."""

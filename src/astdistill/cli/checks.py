@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data import medmnist
 from ..data.dataset import DataConfig
-from ..data.selection import NUMBER, ClassChoice, kept_labels
+from ..data.selection import NUMBER, ClassChoice, chosen_labels
 from ..data.synthetic import load
 from ..experiment.config import Experiment
 from ..experiment.cost import NAMED, DatasetSize
@@ -141,7 +141,7 @@ def check_classes(data: DataConfig) -> None:
     are known."""
     if data.source not in NAMED or (data.classes is None and data.first_classes is None):
         return
-    kept_labels(_class_names(data), ClassChoice(data.classes, data.first_classes))
+    chosen_labels(_class_names(data), ClassChoice(data.classes, data.first_classes))
 
 
 def _class_names(data: DataConfig) -> Sequence[str]:

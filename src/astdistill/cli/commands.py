@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ..runtime.config import Record
 from ..runtime.errors import InputError, refused
 from ..runtime.progress import quietly
-from .flags import Flag, Place, Positional, Typed, kind_of, names_of, params_of, words_for_click
+from .flags import Flag, Place, Positional, Typed, click_arguments, kind_of, names_of, params_of
 
 TRUST = "Allow importing this module, which a file names"
 WORDS = "astdistill.words"
@@ -50,7 +50,7 @@ class Command(click.Command):
         """Parse the arguments into `ctx.params`. Raises InputError for invalid ones."""
         ctx.info_name, ctx.allow_extra_args = self.prog.removeprefix("astdistill "), True
         ctx.meta[WORDS] = args
-        args = words_for_click(args, self.params, self.prog, lenient=ctx.resilient_parsing)
+        args = click_arguments(args, self.params, self.prog, lenient=ctx.resilient_parsing)
         super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
             raise InputError(f"Unexpected argument '{ctx.args[0]}'. Leave it out, or see: {self.prog} --help")
@@ -108,7 +108,7 @@ class Command(click.Command):
         """The first text of help."""
         return " ".join((self.kind.__doc__ or "").partition("\n\nArgs:")[0].split())
 
-    def show(self, brief: bool) -> str:
+    def help_text(self, brief: bool) -> str:
         """The help text: all flags, or the common flags and the groups of the others."""
         page = click.HelpFormatter(width=COLUMNS)
         page.write(self.get_usage(click.Context(self)) + "\n")
@@ -189,7 +189,7 @@ def _help(brief: bool) -> Callable[[click.Context, click.Parameter, bool], None]
 
     def show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         if value and not ctx.resilient_parsing and isinstance(ctx.command, Command):
-            click.echo(ctx.command.show(brief), nl=False)
+            click.echo(ctx.command.help_text(brief), nl=False)
             ctx.exit()
 
     return show_help

@@ -12,7 +12,7 @@ INDENT = " " * (FLAG_COLUMNS + 4)
 """Indentation of a reason on lines below its flag."""
 
 
-def tell(description: Description) -> None:
+def print_data(description: Description) -> None:
     """Print the full description of the data; if the command is quiet, only its warnings."""
     if progress.is_quiet():
         _print_warnings(description)
@@ -20,7 +20,7 @@ def tell(description: Description) -> None:
         plain(description.text())
 
 
-def tell_briefly(description: Description) -> None:
+def print_data_briefly(description: Description) -> None:
     """Print one line about the data, and the warnings; if the command is quiet, only the warnings."""
     if not progress.is_quiet():
         plain(f"Data: {description.line}")

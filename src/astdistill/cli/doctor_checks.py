@@ -29,7 +29,7 @@ from ..experts.cloud import CloudFiles
 from ..experts.store import RECIPE, check_root
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.cluster import Cluster, Site, clustered, differences, facts, seen_by, sites
+from ..runtime.cluster import Cluster, Site, clustered, differences, facts, folder_visibility, sites
 from ..runtime.files import cache_folder
 from ..runtime.machine import cores, crowded, free_memory, load
 from ..runtime.objects import Objects, Url
@@ -330,7 +330,7 @@ def nodes(address: str, folder: Path) -> Iterator[Finding]:
     with clustered(cluster):
         cluster.join()
         usable = [site for site in sites() if site.places(1, gpu=False)]
-        local, remote, shared = facts(cluster.probe), cluster.look(usable), seen_by(usable, folder)
+        local, remote, shared = facts(cluster.probe), cluster.look(usable), folder_visibility(usable, folder)
         yield judged(
             "cluster", bool(usable), f"{len(usable)} nodes that take jobs", "ray start --num-cpus 1", fault="none"
         )

@@ -27,7 +27,7 @@ from ..evaluation.scores import Scores, SearchedRate, table, taught_table
 from ..evaluation.teacher import Teacher
 from ..experiment.config import Experiment
 from ..experiment.pipeline import obtain_teacher
-from ..experiment.work import where_text
+from ..experiment.work import describe_device
 from ..methods.distribution_matching import DM
 from ..methods.trajectory_matching import MTT
 from ..report.page.page import renew_page
@@ -44,9 +44,9 @@ from ..runtime.tables import Tabulation, terminal
 from ..runtime.terminal import Terminal
 from .checks import check_once
 from .commands import command
-from .data import tell_briefly
+from .data import print_data_briefly
 from .flags import Word
-from .kept import Asked, Place, check_place, check_single, placed, table_text
+from .table_folder import TableFolder, TableRequest, check_out, check_single, choose_folder, table_text
 
 
 class Evaluate(Record):
@@ -130,7 +130,7 @@ def evaluate(options: Evaluate) -> None:
 
 def _can_show(run: RunDir) -> bool:
     """Whether the set can be shown on a page. A compact set lacks the whitening matrix that must be inverted."""
-    return load(run.synthetic).preprocessing.whole
+    return load(run.synthetic).preprocessing.is_complete
 
 
 def _evaluate(options: Evaluate, stack: ExitStack) -> Path:
@@ -155,7 +155,7 @@ def _evaluate(options: Evaluate, stack: ExitStack) -> Path:
     for each, _, _ in requested:
         if each.out is not None:
             check_folder(each.out, "--out")
-            check_place(each.out, options.path)
+            check_out(each.out, options.path)
     synthetic, dataset = _load_data(options)
     finders = [partial(_find_place, *each, synthetic) for each in requested]
     for place in [each() for each in finders]:  # errors of any protocol are raised before a folder is made
@@ -239,8 +239,8 @@ def _load_data(options: Evaluate) -> tuple[SyntheticSet, Dataset]:
         source = synthetic.data.source
     dataset = load_dataset(synthetic.data.replace(source=source), device=options.device)
     _print_device(options, dataset, synthetic.model)
-    tell_briefly(Description.of(dataset, synthetic.ipc))
-    if not synthetic.preprocessing.whole:
+    print_data_briefly(Description.of(dataset, synthetic.ipc))
+    if not synthetic.preprocessing.is_complete:
         synthetic = synthetic.completed(dataset.preprocessing)
     if options.confusion:
         check_confusion(dataset.classes)
@@ -302,22 +302,22 @@ def _network_count(options: Evaluate, recipe: EvalRecipe) -> int:
 def _print_device(options: Evaluate, dataset: Dataset, student: str) -> None:
     """Print the device and the engine of the first network; nothing for a set without a student network."""
     if first := architectures(options.architectures, student, dataset.shape)[0]:
-        progress.tell(where_text(options.device, dataset.shape, len(dataset.classes), first))
+        progress.tell(describe_device(options.device, dataset.shape, len(dataset.classes), first))
 
 
-def _find_place(options: Evaluate, recipe: EvalRecipe, networks: int, synthetic: SyntheticSet) -> Place:
+def _find_place(options: Evaluate, recipe: EvalRecipe, networks: int, synthetic: SyntheticSet) -> TableFolder:
     """The folder of the scores, and its table if that has everything requested already."""
     models = architectures(options.architectures, synthetic.model, synthetic.shape)
-    request = Asked(
+    request = TableRequest(
         networks, tuple(models), options.baselines, options.seed, recipe.epochs_on_full_data, options.temperature
     )
     sets = [options.path]
     if options.path.is_dir():
         sets = [RunDir(options.path).synthetic]
-    return placed(options.out or _default_folder(options, recipe), options.out is not None, request, sets)
+    return choose_folder(options.out or _default_folder(options, recipe), options.out is not None, request, sets)
 
 
-def _lock_place(find_place: Callable[[], Place], stack: ExitStack) -> Place:
+def _lock_place(find_place: Callable[[], TableFolder], stack: ExitStack) -> TableFolder:
     """The result of `find_place` when its folder is locked for this process. It is called again after locking, because
     another process may have written a table before."""
     locked: set[Path] = set()

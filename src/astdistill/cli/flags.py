@@ -313,7 +313,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def words_for_click(arguments: Sequence[str], params: Iterable[Any], prog: str, lenient: bool = False) -> list[str]:
+def click_arguments(arguments: Sequence[str], params: Iterable[Any], prog: str, lenient: bool = False) -> list[str]:
     """The arguments in the form that click expects, with all values of a flag as one argument. A flag of many values
     takes all arguments up to the next flag.
 

@@ -21,7 +21,7 @@ from ..interop import import_sets as sets
 from ..interop.reproduction import command as command_again
 from ..methods.registry import find_method, methods
 from ..report.figures import save_quality
-from ..report.whose import current, said
+from ..report.whose import current_evaluation, outdated_message
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import warn
@@ -30,9 +30,9 @@ from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from ..runtime.text import many
 from .commands import command
-from .data import tell_briefly
+from .data import print_data_briefly
 from .flags import Word
-from .kept import check_single
+from .table_folder import check_single
 
 SHOWN = 12
 """Files that are listed by name after an export."""
@@ -72,7 +72,7 @@ def import_buffers(options: ImportBuffers) -> None:
         )
     buffers.buffer_files(files)
     dataset = load_dataset(options.data)
-    tell_briefly(Description.of(dataset))
+    print_data_briefly(Description.of(dataset))
     experts = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=options.dtype)
     save_quality({method: experts.curves()}, experts.folder / "quality.png")
     accuracy, chance = buffers.last_accuracy(experts, dataset), 100 / len(dataset.classes)
@@ -129,7 +129,7 @@ def import_set(options: ImportSet) -> None:
     sets.check_set_folder(options.folder)  # before the data are read, which may take minutes
     settings = options.model_dump(exclude={"folder", "data"})
     dataset = load_dataset(options.data)
-    tell_briefly(Description.of(dataset))
+    print_data_briefly(Description.of(dataset))
     sets.import_set(options.folder, dataset, **settings)
     out, run = options.out, RunDir(options.out)
     preview = next(path for path in (run.page, run.images) if path.exists())
@@ -195,10 +195,10 @@ def _scores(path: Path, run: RunDir) -> Scores | None:
     an earlier set are left out with a warning."""
     if path not in (run.folder, run.synthetic) or not run.scores.is_file():
         return None
-    if (evaluation := current(run)) is not None:
+    if (evaluation := current_evaluation(run)) is not None:
         return Scores.read(evaluation.scores)
     evaluate_command = shlex.join(["astdistill", "evaluate", str(run.folder)])
-    warn(f"{said(run.folder, evaluate_command)}, and export to a new --out; this export has no scores.")
+    warn(f"{outdated_message(run.folder, evaluate_command)}, and export to a new --out; this export has no scores.")
     return None
 
 

@@ -44,7 +44,7 @@ from .saved import (
     overridden,
     read_config,
     save_config,
-    words_of,
+    to_arguments,
 )
 
 INITS: dict[str, ImageInit] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
@@ -149,14 +149,14 @@ class Request:
         return self.changes.dry_run
 
     @property
-    def place(self) -> str:
+    def output_text(self) -> str:
         """The output folder, with a note that the dry run has written nothing to it."""
         exception = ""
         if self.changes.save_config is not None:
             exception = f" but {self.changes.save_config}"
         return f"{self.out} (nothing was written{exception}: --dry-run)"
 
-    def words(self, verb: str) -> str:
+    def command_for(self, verb: str) -> str:
         """The beginning of another subcommand's command line for the same preset or data."""
         if self.base is not None:
             return f"astdistill {verb} {self.base.name}"
@@ -168,7 +168,7 @@ class Request:
         return tuple(dict.fromkeys(self.changes.log))
 
 
-def named(verb: str) -> Callable[[Any, Sequence[str]], str]:
+def preset_finder(verb: str) -> Callable[[Any, Sequence[str]], str]:
     """A function that returns the preset, given the changes and the remaining arguments; '' if only data are named. It
     raises InputError if neither is named."""
 
@@ -212,7 +212,7 @@ class PresetCommand(Command):
         prog: str = "astdistill {verb} {}",
     ) -> None:
         super().__init__(name, function, kind)
-        self._about, self._find_preset, self._folder = about, preset or named(name), folder
+        self._about, self._find_preset, self._folder = about, preset or preset_finder(name), folder
         self._prog = prog.replace("{verb}", name)
         self.preset = self.experiment = next(iter(PRESETS.values()))
         self.proposal: Proposal | None = None
@@ -257,7 +257,7 @@ class PresetCommand(Command):
             self.proposal = self._propose(preset_ctx, changes.data)
             self.preset = self.proposal.experiment
         check_loggers(changes.log)
-        self.experiment = changed(self.preset, changes)
+        self.experiment = with_changes(self.preset, changes)
         self._set_params(self.experiment)
         if path is not None:
             check_names(entries, self.params, path)
@@ -269,7 +269,7 @@ class PresetCommand(Command):
         super().parse_args(typed_ctx, list(args))
         repeated = [name_of(param) for param in self.params if isinstance(param, Flag) and param.repeated]
         valued = [name_of(param) for param in self.params if isinstance(param, Flag) and not param.is_flag]
-        arguments = words_of(overridden(entries, args, repeated), valued)
+        arguments = to_arguments(overridden(entries, args, repeated), valued)
         name = entries.get(PRESET, "")
         if not getattr(self.record(typed_ctx, self.kind), PRESET, "") and isinstance(name, str) and name:
             arguments.insert(0, name)
@@ -343,7 +343,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
         return command.request(ctx)
 
 
-def changed(experiment: Experiment, changes: Changes) -> Experiment:
+def with_changes(experiment: Experiment, changes: Changes) -> Experiment:
     """The experiment with the changes applied. Raises InputError for invalid ones."""
     if changes.method is not None:
         experiment = with_method(experiment, changes.method)
@@ -410,10 +410,10 @@ def _with_part(method: Method, assignment: str) -> Method:
     field = renamed_fields(Method).get(field, field)
     fields = {each: type(value) for each, value in method if isinstance(value, Component)}
     if field not in fields:
-        raise unknown("field", field, fields, where="of a method that holds a part")
+        raise unknown("field", field, fields, context="of a method that holds a part")
     kinds = built_in_components(_type_of(field))
     if ":" not in name and name not in kinds:
-        raise unknown("part", name, kinds, where=f"for '{field}'")
+        raise unknown("part", name, kinds, context=f"for '{field}'")
     kind = find_component(name)
     if not (isinstance(kind, type) and issubclass(kind, _type_of(field))):
         raise InputError(

@@ -91,7 +91,7 @@ def _table(costs: Costed, speed: Speed | None, device: str) -> Tabulation:
     times = ()
     if speed is not None:
         times = ("experts", "distil", "evaluate")
-    columns = [Column("preset", words=True, whole=True)]
+    columns = [Column("preset", left_aligned=True, no_wrap=True)]
     columns += [Column(name) for name in ("T/M/t", "%", "peer", "work", *times, "memory", "disk")]
     rows = []
     for experiment, cost in costs:

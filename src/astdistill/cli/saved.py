@@ -114,7 +114,7 @@ def config_path(arguments: Sequence[str]) -> Path | None:
     return path
 
 
-def words_of(entries: Entries, valued: Collection[str] = ()) -> list[str]:
+def to_arguments(entries: Entries, valued: Collection[str] = ()) -> list[str]:
     """The entries as arguments of a command line, without the preset. `valued` names the flags that are not
     switches."""
     empty = [_flag_name(name) for name, value in entries.items() if value == []]

@@ -30,9 +30,9 @@ from ..runtime.tables import Column, Tabulation, terminal
 from ..runtime.terminal import Terminal
 from .checks import check_classes, check_once, check_size
 from .commands import command
-from .data import tell
+from .data import print_data
 from .flags import Word
-from .options import Changes, PresetCommand, Request, changed
+from .options import Changes, PresetCommand, Request, with_changes
 
 
 class SweepChanges(Record):
@@ -88,14 +88,17 @@ def sweep(options: SweepChanges) -> int:
             estimate(rows, out)
             return 0
         with on_cluster(options.cluster, options.threads, options.allow_mixed):
-            return show(
-                run_rows(title_of(rows), rows, out, tuple(dict.fromkeys(options.log)), lambda _, data: tell(data)), out
+            return print_results(
+                run_rows(
+                    title_of(rows), rows, out, tuple(dict.fromkeys(options.log)), lambda _, data: print_data(data)
+                ),
+                out,
             )
 
 
 def _base_experiment(options: SweepChanges, name: str) -> Experiment:
     """A preset with the settings that all rows share."""
-    base = changed(preset(name), Changes(data=options.data, protocol=options.protocol))
+    base = with_changes(preset(name), Changes(data=options.data, protocol=options.protocol))
     overrides = {"device": options.device, "workers": options.workers}
     base = base.replace(**{name: value for name, value in overrides.items() if value is not None})
     check_device(base.device)
@@ -115,7 +118,7 @@ def _parse_setting(text: str) -> tuple[str, list[str | None]]:
     return name, [none_values.get(value, value) for value in values.split(",")]
 
 
-def show(finished: Sweep, out: Path) -> int:
+def print_results(finished: Sweep, out: Path) -> int:
     """Print the table and the paths of the files, and return the exit code: 1 if a row has failed."""
     console = Terminal()
     console.print(terminal(sweep_table(finished)))
@@ -132,7 +135,9 @@ def run_seeds(request: Request, seeds: int, on_data: Callable[[Description], Non
     rows = over_seeds(request.experiment, seeds)
     title = f"{request.experiment.name}, {seeds} whole runs"
     with limited(request.changes.threads or own_threads()):
-        return show(run_rows(title, rows, request.out, request.log, lambda _, data: on_data(data)), request.out)
+        return print_results(
+            run_rows(title, rows, request.out, request.log, lambda _, data: on_data(data)), request.out
+        )
 
 
 class AblationChanges(Changes):
@@ -172,7 +177,7 @@ def run_ablation(request: Request) -> int:
         check_folder(out, "--out")
         title, changes = f"{experiment.method.name} on {experiment.name}", request.changes
         with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
-            return show(run_rows(title, rows, out, request.log, lambda _, data: tell(data)), out)
+            return print_results(run_rows(title, rows, out, request.log, lambda _, data: print_data(data)), out)
 
 
 ablation_command = PresetCommand(
@@ -217,7 +222,7 @@ def estimate(rows: Sequence[Row], out: Path) -> None:
         memory = max(memory, *(stage.memory for stage in (*expert_stages, distillation, evaluation)))
         table_rows.append((*line, str(len(members)), experts, duration(other_seconds)))
     table_rows.append(("together", "", "", str(len(rows)), "", duration(total_seconds)))
-    columns = [Column(name, words=True) for name in ("preset", "method", "settings")]
+    columns = [Column(name, left_aligned=True) for name in ("preset", "method", "settings")]
     columns += [Column("runs"), Column("experts"), Column("distillation and evaluation")]
     notes = (
         f"Counted work over a speed measured just now, one run after another. {_finished_note(rows, out)}".rstrip(),

@@ -15,7 +15,7 @@ from ..autodiff.dispatch import using
 from ..data.description import Description
 from ..experiment.config import Experiment, check_numbers
 from ..experiment.cost import Estimate, costs_text, counted, dataset_size
-from ..experiment.pipeline import tell_where, where_text
+from ..experiment.pipeline import describe_device, print_device
 from ..experiment.tuning import HELD_OUT, Search, check_search, held_out, load_optuna, whole_counts, widest
 from ..experiment.tuning import tune as search_rates
 from ..experiment.work import Costs, Speed
@@ -27,11 +27,11 @@ from ..runtime.parallel import limited, plan_workers
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .checks import check_classes, check_size
-from .data import tell
+from .data import print_data
 from .flags import Flag, Positional, Word
 from .options import ClusterChanges, PresetChanges, PresetCommand, Request
 from .saved import name_of, save_config
-from .verbs import FIRST, computing_with, lined_up, placed, threads_of
+from .verbs import FIRST, computing_with, lined_up, on_requested_cluster, threads_of
 
 UNSAVED = ("out", "data.validation")
 """Flags of the search only: the run with the found settings has another folder, and uses all training images."""
@@ -71,15 +71,15 @@ def command(request: Request) -> None:
     check_device(request.experiment.device)
     with computing_with(threads_of(request, follow=False)):  # trials save no number of threads
         if request.dry_run:
-            _estimate(request.experiment, search, request.place)
+            _estimate(request.experiment, search, request.output_text)
             return
         load_optuna()
         check_numbers(request.experiment)
-        with placed(request):
+        with on_requested_cluster(request):
             experiment, dataset = held_out(request.experiment)
             description = Description.of(dataset, experiment.ipc)
-            tell_where(experiment, description)
-            tell(description)
+            print_device(experiment, description)
+            print_data(description)
             tuning = search_rates(experiment, search, request.out, dataset)
     _show(request, tuning)
 
@@ -133,7 +133,10 @@ def _estimate(experiment: Experiment, search: Search, place: str) -> None:
     rows = [
         ("What", f"a search for {trial.name}: {trial.method.name}, {trial.model}, {trial.ipc} per class"),
         ("On", f"{trial.data.source}: {data_text}"),
-        ("Where", where_text(trial.device, data_size.shape, data_size.classes, trial.model).removeprefix("Device: ")),
+        (
+            "Where",
+            describe_device(trial.device, data_size.shape, data_size.classes, trial.model).removeprefix("Device: "),
+        ),
         *(("Experts", f"{stage.name}, once: {costs_text(stage)}") for stage in expert_stages),
         ("Trials", f"{search.trials} of {search.steps} outer steps: at most {costs_text(trials)}"),
         ("Together", f"at most {costs_text(together)}; most trials end early"),

@@ -17,8 +17,8 @@ from ..evaluation.scores import Scores, table, taught_table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
 from ..experiment.cost import DatasetSize, Estimate
-from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tell_where, tracked
-from ..experiment.work import Costs, where_text
+from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, print_device, run_experiment, tracked
+from ..experiment.work import Costs, describe_device
 from ..experts.cloud import scratch_of
 from ..experts.training import experts_of_shard
 from ..report.figures import epoch_table, quality_table
@@ -31,7 +31,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import check_folder
 from ..runtime.machine import Threads, free_memory
 from ..runtime.mirror import mirror_address, mirrored
-from ..runtime.parallel import limited, own_threads, threads_beside_others, why_fewer
+from ..runtime.parallel import default_threads, limited, own_threads, why_fewer
 from ..runtime.provenance import machine
 from ..runtime.run_dir import RunDir
 from ..runtime.status import duration, size
@@ -39,7 +39,7 @@ from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from ..runtime.text import many
 from .checks import check_classes, check_size
-from .data import chosen, plain, tell
+from .data import chosen, plain, print_data
 from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
 from .sweep import run_seeds
 
@@ -58,11 +58,11 @@ def run_preset(request: Request) -> int:
     if seeds := getattr(request.changes, "seeds", None):
         if mirror is not None:
             raise InputError(f"--mirror {mirror} copies one run, not {seeds}; leave out --mirror or --seeds.")
-        with placed(request):
+        with on_requested_cluster(request):
             return run_seeds(request, seeds, teller(request))
     check_folder(request.out, "--out")
     finished = LiveRun.of(request.out).finished and RunDir(request.out).scores.exists()
-    with mirrored(request.out, mirror), computing_with(threads_of(request)), placed(request):
+    with mirrored(request.out, mirror), computing_with(threads_of(request)), on_requested_cluster(request):
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))
     if finished and not progress.is_quiet():
         plain(f"{request.out} was finished before; nothing is computed again that is there.")
@@ -77,17 +77,17 @@ def train(request: Request) -> None:
     if experiment.method.expert is None:
         raise InputError(
             f"Method '{experiment.method.name}' trains no experts; "
-            f"distil at once with: {request.words('run')} --method {experiment.method.name}"
+            f"distil at once with: {request.command_for('run')} --method {experiment.method.name}"
         )
     experts_of_shard(changes.shard, experiment.experts.count)
     if only_estimate(request):
         return
     check_device(experiment.device)
     check_numbers(experiment)
-    with computing_with(threads_of(request, follow=False)), placed(request):
+    with computing_with(threads_of(request, follow=False)), on_requested_cluster(request):
         dataset = load_data(experiment)
         description = Description.of(dataset, experiment.ipc)
-        tell_where(experiment, description)
+        print_device(experiment, description)
         teller(request)(description)
         with tracked(experiment, scratch_of(experiment.experts.store), request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder, changes.shard)
@@ -101,7 +101,7 @@ def train(request: Request) -> None:
 
 
 @contextmanager
-def placed(request: Request) -> Iterator[None]:
+def on_requested_cluster(request: Request) -> Iterator[None]:
     """Inside the block, experts, evaluated networks and the trajectories of a step are computed where the flags request
     it: on a cluster, which is contacted now, before data are read, or in this process."""
     changes, experiment = request.changes, request.experiment
@@ -119,7 +119,7 @@ def distil(request: Request) -> None:
     if only_estimate(request):
         return
     check_device(request.experiment.device)
-    with computing_with(threads_of(request)), placed(request):
+    with computing_with(threads_of(request)), on_requested_cluster(request):
         dataset = prepare(request.experiment, request.out, teller(request))
         with RunDir(request.out).writing(), tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
@@ -148,7 +148,7 @@ def threads_of(request: Request, follow: bool = True) -> Threads:
 
     In a new run, workers divide one thread for each core that this process may use, regardless of other processes. A
     step in this process takes as many threads on a CPU as other processes leave cores free at its beginning
-    (`threads_beside_others`), unless `follow` is false. It is false for a command that computes no step itself, for
+    (`default_threads`), unless `follow` is false. It is false for a command that computes no step itself, for
     example because several runs are jobs of workers, or that saves no number of threads.
     """
     if (requested := request.changes.threads) is not None:
@@ -157,7 +157,7 @@ def threads_of(request: Request, follow: bool = True) -> Threads:
     follow = follow and not getattr(request.changes, "seeds", None)
     saved = RunDir(request.out).threads(machine()["processor"])
     if saved is None and follow:
-        available = threads_beside_others(default)
+        available = default_threads(default)
         if reason := why_fewer(available):
             progress.tell(reason)
         return available
@@ -184,7 +184,7 @@ def teller(request: Request) -> Callable[[Description], None]:
 
     def print_description(description: Description) -> None:
         experiment = request.experiment
-        tell(description)
+        print_data(description)
         _warn_of_memory(experiment, estimate.size_of(description))
         if progress.is_quiet():
             return
@@ -204,7 +204,7 @@ def _warn_of_memory(experiment: Experiment, data_size: DatasetSize) -> None:
         return
     with using(experiment.engine):
         costs = estimate.counted(experiment, data_size, Costs(device))
-    if short := estimate.shortage(costs, free_memory(), data_size.held(experiment.data, device)):
+    if short := estimate.shortage(costs, free_memory(), data_size.memory_bytes(experiment.data, device)):
         plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
 
 
@@ -221,7 +221,7 @@ def expected(cost: Estimate) -> str:
 def reasons(request: Request) -> list[str]:
     """The settings chosen for the data, or those taken from a preset of other data, in lines of at most 80 columns."""
     if request.proposal is not None:
-        rows = request.proposal.told(request.experiment)
+        rows = request.proposal.chosen_flags(request.experiment)
         return [
             "Chosen for these data; each flag can be set to another value:",
             *(line for row in rows for line in chosen(*row)),
@@ -270,7 +270,7 @@ def only_estimate(request: Request) -> bool:
         for line in reasons(request):
             show(line)
         cost = estimate.estimate(experiment, data_size)
-        device_text = where_text(experiment.device, data_size.shape, data_size.classes, experiment.model)
+        device_text = describe_device(experiment.device, data_size.shape, data_size.classes, experiment.model)
     if as_json:
         print(json.dumps(as_numbers(request, cost), indent=2))
         return True
@@ -312,7 +312,7 @@ def closing(request: Request, data_size: DatasetSize, cost: Estimate, device_tex
     data += f", whiten {experiment.data.whiten}"
     rows = [("What", summary), ("On", data), ("Where", device_text.removeprefix("Device: "))]
     rows += estimate.summary(cost, getattr(request.changes, "seeds", None) or 1)
-    rows.append(("Goes to", request.place))
+    rows.append(("Goes to", request.output_text))
     return ["", *lined_up(rows)]
 
 

@@ -72,7 +72,7 @@ def _check_object(objects: Objects, name: str) -> bool:
         expert = EXPERT.fullmatch(file_name)
         if expert is None or store.endswith(ENDING):
             return check(file)
-        file.with_name(RECIPE).write_bytes(objects.whole(recipe))
+        file.with_name(RECIPE).write_bytes(objects.read_all(recipe))
         renamed = file.rename(file.with_name(f"{expert['expert']}{TENSORS}"))
         try:
             return check(renamed)

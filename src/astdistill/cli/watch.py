@@ -19,9 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..report.live import LiveRun, read_if_there
+from ..report.live import LiveRun, read_json_if_exists
 from ..report.sweep import Sweep, SweepRow
-from ..report.whose import current, outdated, said
+from ..report.whose import current_evaluation, outdated, outdated_message
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, reading
@@ -84,12 +84,16 @@ def _score_rows(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
     file that cannot be read does not end the watching."""
     evaluation = view.dir
     if outdated(view.dir, [view.dir.synthetic]):
-        evaluation = current(view.dir)
+        evaluation = current_evaluation(view.dir)
     if evaluation is None:
-        yield "scores", "", said(view.dir.folder, shlex.join(["astdistill", "evaluate", str(view.dir.folder)]))
+        yield (
+            "scores",
+            "",
+            outdated_message(view.dir.folder, shlex.join(["astdistill", "evaluate", str(view.dir.folder)])),
+        )
         return
     with suppress(InputError, KeyError, TypeError, AttributeError):
-        scores = read_if_there(evaluation.scores)
+        scores = read_json_if_exists(evaluation.scores)
         for title, rows in (("scores", scores["architecture"]), ("real images", scores["baselines"])):
             for name, entry in rows.items():
                 yield title, name, f"{plus_minus(entry['mean'], entry['std'])} % (n = {entry['n']})"
@@ -153,12 +157,12 @@ class LiveSweep:
 
     folder: Path
     sweep: Sweep
-    whole: LiveRun
+    process: LiveRun
     """The progress of the process that runs the sweep."""
 
     @property
     def running(self) -> bool:
-        return self.whole.running
+        return self.process.running
 
     @property
     def ended(self) -> bool:
@@ -173,8 +177,8 @@ def screen_of_sweep(view: LiveSweep) -> Table:
     grid.add_row("sweep", _bar(done, len(view.sweep.rows)), Text(f"{view.sweep.title}; {view.folder}"))
     for row in view.sweep.rows:
         grid.add_row(row.folder, *_row_of_sweep(view.folder, row))
-    if view.running and view.whole.status is not None:
-        grid.add_row("now", _bar(view.whole.status.done, view.whole.status.total), Text(view.whole.status.line()))
+    if view.running and view.process.status is not None:
+        grid.add_row("now", _bar(view.process.status.done, view.process.status.total), Text(view.process.status.line()))
         return grid
     summary = f"{done} rows are finished, {failed} failed, {waiting} are left."
     if waiting or failed:
@@ -247,14 +251,14 @@ def _watch(run: Path, once: bool, every: float) -> None:
     if once:
         if view is None:
             raise InputError(f"There is no run in {run} yet; start one with: astdistill run PRESET --out {run}")
-        Terminal().print(shown(view))
+        Terminal().print(view_table(view))
         return
     if view is None:
         Terminal().print(f"There is no run in {run} yet; waiting for it. Ctrl-C ends the waiting.", highlight=False)
     _follow(run, view, every)
 
 
-def shown(view: LiveRun | LiveSweep) -> Table:
+def view_table(view: LiveRun | LiveSweep) -> Table:
     """The table for a run or a sweep."""
     if isinstance(view, LiveSweep):
         return screen_of_sweep(view)
@@ -268,7 +272,7 @@ def _follow(run: Path, view: LiveRun | LiveSweep | None, every: float) -> None:
     with Live(console=console, auto_refresh=False) if console.is_terminal else _PlainDisplay(console) as live:
         while idle < 2:  # a run that has just locked its folder reports progress a moment later
             if view is not None:
-                live.update(shown(view), refresh=True)
+                live.update(view_table(view), refresh=True)
                 idle += 1
                 if view.running:
                     idle = 0

@@ -22,7 +22,7 @@ from .cifar import begins_as_cifar, cifar_folder, is_cifar
 from .dataset import RawData, Summary
 from .listing import Listing
 from .mat_files import HEADER, read_mat
-from .named_arrays import AS_FOUND, MNIST_TEST, NamedArrays, Wanted, role_of, set_of_arrays
+from .named_arrays import AS_FOUND, MNIST_TEST, ArrayChoice, NamedArrays, role_of, set_of_arrays
 from .splits import split_of
 
 IDX = re.compile(r"[-._]idx\d?([-._]\w+)?(\.gz)?$", re.IGNORECASE)
@@ -52,10 +52,10 @@ class ArrayFolder:
     """A folder of array files that form one data set, and the function that reads them."""
 
     folder: Path
-    read: Callable[[Wanted], RawData]
+    read: Callable[[ArrayChoice], RawData]
 
 
-def from_array_file(path: Path, wanted: Wanted = AS_FOUND) -> RawData | None:
+def from_array_file(path: Path, choice: ArrayChoice = AS_FOUND) -> RawData | None:
     """Read the data set in an .npz, .npy, .mat or IDX file; return None for any other file.
 
     Raises InputError if such a file cannot be read, and for pickles and other unsupported files, which are never
@@ -63,18 +63,18 @@ def from_array_file(path: Path, wanted: Wanted = AS_FOUND) -> RawData | None:
     """
     name = path.name.lower()
     if name.endswith(".npz"):
-        return from_npz(path, wanted)
+        return from_npz(path, choice)
     if name.endswith(".npy"):
         raise InputError(
             f"{path} holds one array, images or labels; give the folder that holds both (x_train.npy, y_train.npy), or "
             "an .npz file."
         )
     if name.endswith(".mat"):
-        return set_of_arrays(_mat_arrays([path], path.stem, str(path)), wanted)
+        return set_of_arrays(_mat_arrays([path], path.stem, str(path)), choice)
     if IDX.search(name):
-        return _from_idx(path.parent, _idx_group(path), wanted)
+        return _from_idx(path.parent, _idx_group(path), choice)
     if is_cifar(path.parent) and not path.suffix:
-        return _from_cifar(path.parent, wanted)
+        return _from_cifar(path.parent, choice)
     description = next((description for endings, description in UNSUPPORTED.items() if name.endswith(endings)), None)
     if description is not None:
         raise InputError(
@@ -106,19 +106,19 @@ def array_folder(folder: Path, listing: Listing) -> ArrayFolder | None:
 def _find_reader(folder: Path, listing: Listing) -> ArrayFolder | None:
     names = _file_names(folder)
     if is_cifar(folder) and (begins_as_cifar(folder) or not _has_folders_of_pictures(folder, listing)):
-        return ArrayFolder(folder, lambda wanted: _from_cifar(folder, wanted))
+        return ArrayFolder(folder, lambda choice: _from_cifar(folder, choice))
     if idx_names := _idx_files(folder, names, listing):
-        return ArrayFolder(folder, lambda wanted: _from_idx(folder, idx_names, wanted))
+        return ArrayFolder(folder, lambda choice: _from_idx(folder, idx_names, choice))
     if mats := _svhn_files(folder, names, listing):
         return ArrayFolder(
-            folder, lambda wanted: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder)), wanted)
+            folder, lambda choice: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder)), choice)
         )
     if _has_subfolders(folder):
         return None
     if npys := [folder / name for name in names if name.lower().endswith(".npy")]:
-        return ArrayFolder(folder, lambda wanted: set_of_arrays(_npy_arrays(npys, folder), wanted))
+        return ArrayFolder(folder, lambda choice: set_of_arrays(_npy_arrays(npys, folder), choice))
     if npzs := [folder / name for name in names if name.lower().endswith(".npz")]:
-        return ArrayFolder(folder, lambda wanted: _from_npzs(npzs, folder, wanted))
+        return ArrayFolder(folder, lambda choice: _from_npzs(npzs, folder, choice))
     return None
 
 
@@ -165,13 +165,13 @@ def _has_mat_header(path: Path) -> bool:
         return False
 
 
-def _from_cifar(folder: Path, wanted: Wanted) -> RawData:
-    if wanted.images is not None:
+def _from_cifar(folder: Path, choice: ArrayChoice) -> RawData:
+    if choice.images is not None:
         raise InputError(
-            f"--data.image-column {wanted.images} names a column or an array, and {folder} holds CIFAR's batches, "
+            f"--data.image-column {choice.images} names a column or an array, and {folder} holds CIFAR's batches, "
             "which have one set of images; leave it out."
         )
-    return cifar_folder(folder, wanted.labels)
+    return cifar_folder(folder, choice.labels)
 
 
 def _file_names(folder: Path) -> list[str]:
@@ -201,7 +201,7 @@ def _display_name(folder: Path) -> str:
 # .npz and .npy
 
 
-def from_npz(path: Path, wanted: Wanted = AS_FOUND) -> RawData:
+def from_npz(path: Path, choice: ArrayChoice = AS_FOUND) -> RawData:
     """Read the data set in an .npz file: x_train, y_train and, if present, x_test, y_test (or images, labels, and other
     usual names); an array `classes` may name the classes.
 
@@ -211,7 +211,7 @@ def from_npz(path: Path, wanted: Wanted = AS_FOUND) -> RawData:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
     with _open_npz(path) as arrays:
-        return set_of_arrays(arrays, wanted)
+        return set_of_arrays(arrays, choice)
 
 
 @contextmanager
@@ -262,10 +262,10 @@ def _npy_arrays(paths: Sequence[Path], folder: Path) -> NamedArrays:
     return NamedArrays(_folder_name(folder), str(folder), _display_name(folder), tuple(by_name), read)
 
 
-def _from_npzs(paths: Sequence[Path], folder: Path, wanted: Wanted) -> RawData:
+def _from_npzs(paths: Sequence[Path], folder: Path, choice: ArrayChoice) -> RawData:
     """Read a folder with one .npz file, or with one file per part."""
     if len(paths) == 1:
-        return from_npz(paths[0], wanted)
+        return from_npz(paths[0], choice)
     parts = [(split_of(path.stem), role_of(path.stem)) for path in paths]
     if any(part is None for part, _ in parts) or len(set(parts)) < len(parts):
         names = ", ".join(path.name for path in paths[:3])
@@ -282,14 +282,14 @@ def _from_npzs(paths: Sequence[Path], folder: Path, wanted: Wanted) -> RawData:
             return arrays.read(name.rpartition("/")[2])
 
     return set_of_arrays(
-        NamedArrays(_folder_name(folder), str(folder), _display_name(folder), tuple(members), read), wanted
+        NamedArrays(_folder_name(folder), str(folder), _display_name(folder), tuple(members), read), choice
     )
 
 
 # IDX
 
 
-def _from_idx(folder: Path, names: Sequence[str], wanted: Wanted) -> RawData:
+def _from_idx(folder: Path, names: Sequence[str], choice: ArrayChoice) -> RawData:
     """Read the data set in the IDX files of these names. Raises InputError if they belong to several data sets."""
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -308,8 +308,8 @@ def _from_idx(folder: Path, names: Sequence[str], wanted: Wanted) -> RawData:
     )
     if set_name.startswith("emnist"):
         note = "images: as stored, which in EMNIST is with rows and columns exchanged"
-        arrays = replace(arrays, said=Summary(read=(note,)))
-    return set_of_arrays(arrays, wanted)
+        arrays = replace(arrays, summary=Summary(read=(note,)))
+    return set_of_arrays(arrays, choice)
 
 
 def _without_gzipped_copies(folder: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -397,4 +397,4 @@ def _mat_arrays(paths: Sequence[Path], name: str, location: str) -> NamedArrays:
     if len(paths) == 1 and test_path != paths[0] and test_path.is_file():
         unused.append(f"file {test_path.name}: give the folder to use it as the test part")
     summary = Summary(read=("labels: 10 is the digit 0",), left_out=tuple(unused))
-    return replace(arrays, relabelled=lambda labels: np.where(labels == 10, 0, labels), said=summary)
+    return replace(arrays, relabelled=lambda labels: np.where(labels == 10, 0, labels), summary=summary)

@@ -74,25 +74,25 @@ FRACTIONS = White(1.0)
 class JointLevels:
     """The value ranges of several parts: one for the integers of all parts, one for the floats of all parts."""
 
-    whole: White = BYTES
+    integers: White = BYTES
     floats: White = FRACTIONS
 
     @property
     def read(self) -> tuple[str, ...]:
         """How the values were interpreted, for the summary."""
-        return (*self.whole.read, *self.floats.read)
+        return (*self.integers.read, *self.floats.read)
 
     @property
     def guessed(self) -> tuple[str, ...]:
         """Interpretations that may be wrong, for the summary."""
-        return (*self.whole.guessed, *self.floats.guessed)
+        return (*self.integers.guessed, *self.floats.guessed)
 
     def pixels(self, values: Any) -> Tensor:
         """Convert values, a numpy array or a tensor, to uint8 of the same shape."""
-        return {True: self.floats, False: self.whole}["float" in str(values.dtype)].pixels(values)
+        return {True: self.floats, False: self.integers}["float" in str(values.dtype)].pixels(values)
 
 
-def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) -> JointLevels:
+def joint_levels(arrays: Sequence[Any], source: str, white: float | None = None) -> JointLevels:
     """The value ranges of all these arrays or tensors; `white` is the white level, if it is given.
 
     Raises InputError as `levels_of` does, and for values beyond `white`.
@@ -103,16 +103,16 @@ def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) 
     if white is not None:
         low, high = _extremes(arrays)
         if not (low >= 0 and high <= white):
-            raise InputError(f"The images of {where} lie in [{low:g}, {high:g}], beyond the white level of {white:g}.")
+            raise InputError(f"The images of {source} lie in [{low:g}, {high:g}], beyond the white level of {white:g}.")
         return JointLevels(White(white, (f"images: {white:g} is white",)), White(white))
     if whole:
-        joint = replace(joint, whole=levels_of(whole, where))
+        joint = replace(joint, integers=levels_of(whole, source))
     if floats:
-        joint = replace(joint, floats=levels_of(floats, where))
+        joint = replace(joint, floats=levels_of(floats, source))
     return joint
 
 
-def levels_of(arrays: Sequence[Any], where: str) -> White:
+def levels_of(arrays: Sequence[Any], source: str) -> White:
     """The value range of all these arrays or tensors of one kind, from their minimum and maximum.
 
     Bytes and whole numbers up to 255 are kept, fractions in [0, 1] are shares of white, floats that are whole numbers
@@ -122,18 +122,18 @@ def levels_of(arrays: Sequence[Any], where: str) -> White:
     kinds = {str(array.dtype).removeprefix("torch.") for array in arrays}
     if any("bool" in kind or "complex" in kind for kind in kinds):
         raise InputError(
-            f"The images of {where} are {' and '.join(sorted(kinds))}; give uint8 0..255, or floats in [0, 1]."
+            f"The images of {source} are {' and '.join(sorted(kinds))}; give uint8 0..255, or floats in [0, 1]."
         )
     low, high = _extremes(arrays)
     if all("int" in kind for kind in kinds):
-        return _whole_levels(low, high, kinds, where)
+        return _whole_levels(low, high, kinds, source)
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return replace(FRACTIONS, guessed=dark(high, 1))
     if low >= 0 and 1 < high <= 255 and all(_are_whole(array) for array in arrays):
         note = f"images: floats that are whole numbers {low:g}..{high:g}, read as 0..255"
         return White(255.0, (note,), dark(high, 255))
     raise InputError(
-        f"Float images of {where} lie in [{low:g}, {high:g}], not in [0, 1]; {undone(low, high)}, or give uint8."
+        f"Float images of {source} lie in [{low:g}, {high:g}], not in [0, 1]; {undone(low, high)}, or give uint8."
     )
 
 
@@ -155,21 +155,21 @@ def undone(low: float, high: float) -> str:
     return ": ".join(["undo their normalisation", *[formula] * bool(formula)])
 
 
-def to_uint8(values: Tensor, where: str) -> Tensor:
+def to_uint8(values: Tensor, source: str) -> Tensor:
     """Convert values to uint8 of the same shape: whole numbers 0..255 are kept, fractions in [0, 1] are multiplied by
     255 and rounded.
 
     Raises InputError for anything else. Use it for single images only: the range of larger values can be inferred only
     from a whole data set.
     """
-    levels = levels_of([values], where)
+    levels = levels_of([values], source)
     kind, top = "Integer", 255
     if values.is_floating_point():
         kind, top = "Float", 1
     if levels.top != top:
         low, high = _extremes([values])
         raise InputError(
-            f"{kind} images of {where} lie in [{low:g}, {high:g}], not in [0, {top}]; {undone(low, high)} as floats, "
+            f"{kind} images of {source} lie in [{low:g}, {high:g}], not in [0, {top}]; {undone(low, high)} as floats, "
             f"or give uint8."
         )
     return levels.pixels(values)
@@ -227,7 +227,7 @@ def checked_layout(name: str) -> Layout:
     return found
 
 
-def channels_first(array: Any, where: str, layout: Layout | None = None) -> np.ndarray:
+def channels_first(array: Any, source: str, layout: Layout | None = None) -> np.ndarray:
     """The array in native byte order, as a view `[N, C, H, W]`.
 
     Takes `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, none of them dropped. Without a
@@ -235,46 +235,46 @@ def channels_first(array: Any, where: str, layout: Layout | None = None) -> np.n
     Raises InputError if neither is (16 channels of 8×8), because both layouts are possible.
     """
     if array.dtype.kind not in "uif":
-        raise InputError(f"The images of {where} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
+        raise InputError(f"The images of {source} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
     values = native(array)
     if values.ndim == 3 and 0 not in values.shape[1:]:
         return values[:, None]
     if values.ndim != 4 or 0 in values.shape[1:]:
         raise InputError(
-            f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W]."
+            f"The images of {source} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W]."
         )
-    layout = layout or seen_layout(values.shape)
+    layout = layout or detect_layout(values.shape)
     if layout is None:
         raise InputError(
-            f"The images of {where} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
+            f"The images of {source} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
             "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor "
             "[N, C, H, W]."
         )
     return values.transpose(0, 3, 1, 2) if layout == "NHWC" else values
 
 
-def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
+def from_array(array: Any, source: str, layout: Layout | None = None) -> Pixels:
     """Pixels of a single numpy array; see `channels_first` and `to_uint8`."""
-    return to_uint8(_as_tensor(channels_first(array, where, layout)), where).contiguous()
+    return to_uint8(_as_tensor(channels_first(array, source, layout)), source).contiguous()
 
 
-def checked_tensor(images: Tensor, where: str) -> Tensor:
+def checked_tensor(images: Tensor, source: str) -> Tensor:
     """The tensor on the CPU, as `[N, C, H, W]` with any number of channels; `[N, H, W]` gets one channel.
 
     Raises InputError for a shape that is clearly `[N, H, W, C]`, and for a tensor that `plain_tensor` rejects.
     """
-    values = plain_tensor(images, f"The images of {where}")
+    values = plain_tensor(images, f"The images of {source}")
     if values.dtype in (torch.uint16, torch.uint32, torch.uint64):
         values = values.to(torch.int64)  # torch supports few operations on them
     if values.ndim == 3:
         values = values.unsqueeze(1)
     if values.ndim != 4:
         raise InputError(
-            f"The images of {where} have shape {tuple(images.shape)}; give [N, C, H, W], or [N, H, W] for grey images."
+            f"The images of {source} have shape {tuple(images.shape)}; give [N, C, H, W], or [N, H, W] for grey images."
         )
     if channels_last(values.shape):
         raise InputError(
-            f"The images of {where} have shape {tuple(images.shape)}, channels last; give images.permute(0, 3, 1, 2)."
+            f"The images of {source} have shape {tuple(images.shape)}, channels last; give images.permute(0, 3, 1, 2)."
         )
     return values
 
@@ -297,9 +297,9 @@ def plain_tensor(values: Tensor, called: str) -> Tensor:
     return values.detach().to("cpu")
 
 
-def from_tensor(images: Tensor, where: str) -> Pixels:
+def from_tensor(images: Tensor, source: str) -> Pixels:
     """Pixels of a single tensor; see `checked_tensor` and `to_uint8`."""
-    return to_uint8(checked_tensor(images, where), where).contiguous()
+    return to_uint8(checked_tensor(images, source), source).contiguous()
 
 
 def channels_last(shape: Sequence[int]) -> bool:
@@ -309,7 +309,7 @@ def channels_last(shape: Sequence[int]) -> bool:
     return last < min(first, middle) and (last <= LAST_CHANNELS or first == middle)
 
 
-def seen_layout(shape: Sequence[int]) -> Layout | None:
+def detect_layout(shape: Sequence[int]) -> Layout | None:
     """The layout inferred from a shape of four axes: the channels are the last axis or the one after N, whichever is
     shorter than both other axes of an image; None if neither is."""
     first, middle, last = shape[1:]

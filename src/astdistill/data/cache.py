@@ -57,7 +57,7 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
     A file that is truncated, altered or from another version is rebuilt. If the folder cannot be written, the result is
     built every time.
     """
-    path = place_of(name, [FORMAT, key], ".safetensors")
+    path = cache_path(name, [FORMAT, key], ".safetensors")
     stored = _load_valid(path)
     if stored is not None:
         return stored
@@ -71,7 +71,7 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
     return built
 
 
-def place_of(name: str, key: Any, ending: str = "") -> Path:
+def cache_path(name: str, key: Any, ending: str = "") -> Path:
     """Path of the cache file or folder for `key` (a JSON-serialisable value); `name` makes it recognisable for
     people."""
     return cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}-{digest(key)}{ending}"
@@ -165,8 +165,8 @@ def cached_data(
     altered or from another version are rebuilt. If the folder cannot be written, the set is built every time, with all
     pixels in memory. A lock prevents two processes from building the same entry at once.
     """
-    manifest = Manifest(place_of(name, [MANIFEST, _root(files)], ".manifest.json"), files)
-    folder = place_of(name, [PIXELS_FORMAT, key(manifest.content(verify))])
+    manifest = Manifest(cache_path(name, [MANIFEST, _root(files)], ".manifest.json"), files)
+    folder = cache_path(name, [PIXELS_FORMAT, key(manifest.content(verify))])
     partial = folder.with_name(f".{folder.name}.partial")
     sweep_once(folder.parent)
     with _locked(folder.with_name(f".{folder.name}.lock")):
@@ -191,7 +191,7 @@ def _root(files: FileSet) -> str:
 
 def in_file(pixels: StoredImages, name: str) -> MappedImages:
     """The images in a cache file, named by their content. Raises InputError if it cannot be written."""
-    path = place_of(name, [PIXELS_FORMAT, expected := tensor_digest(pixels)], ".npy")
+    path = cache_path(name, [PIXELS_FORMAT, expected := tensor_digest(pixels)], ".npy")
     with suppress(OSError, ValueError, EOFError):
         mapped = MappedImages(path)
         if mapped.digest() == expected:
@@ -316,7 +316,7 @@ def _read_entry(folder: Path, digests: Mapping[str, str], remember: bool = True)
 
 def _read_part(folder: Path, part: str, known_digest: str = "", remember: bool = True) -> Split:
     labels = torch.from_numpy(load_array(folder / f"{part}-labels.npy"))
-    return Split(MappedImages(folder / f"{part}.npy", known=known_digest, remember=remember), labels)
+    return Split(MappedImages(folder / f"{part}.npy", known_digest=known_digest, remember=remember), labels)
 
 
 def _parts(raw: RawData) -> Mapping[str, Split]:

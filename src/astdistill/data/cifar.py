@@ -68,8 +68,9 @@ def begins_as_cifar(folder: Path) -> bool:
     return head in (b"\x80", b"(", b"}")  # a pickled dictionary, of any protocol
 
 
-def cifar_folder(folder: Path, wanted: str | None = None) -> RawData:
-    """Read the data set in a folder of CIFAR files, with its fine labels unless `wanted` names others (coarse_labels).
+def cifar_folder(folder: Path, requested: str | None = None) -> RawData:
+    """Read the data set in a folder of CIFAR files, with its fine labels unless `requested` names others
+    (coarse_labels).
 
     Raises InputError for a file that is truncated, or holds anything but plain values and arrays.
     """
@@ -80,7 +81,7 @@ def cifar_folder(folder: Path, wanted: str | None = None) -> RawData:
     tests = [path for name in ("test_batch", "test") if (path := folder / f"{name}{ending}").is_file()]
     read: Callable[[Path], Batch] = _read_binary if ending else _read_pickled
     batches = {path.name: read(path) for path in (*trains, *tests)}
-    kind = _label_kind([*batches.values()], wanted, folder)
+    kind = _label_kind([*batches.values()], requested, folder)
     names = _class_names(folder, kind, bool(ending))
     counts = [len(batch.images) for batch in batches.values()]
     labels = numbered(np.concatenate([batch.labels[kind] for batch in batches.values()]), names, str(folder))
@@ -96,7 +97,7 @@ def cifar_folder(folder: Path, wanted: str | None = None) -> RawData:
     if tests:
         test = part(tests)
     return RawData(
-        _dataset_name(folder, labels.classes), labels.classes, part(trains), test, summary + Summary(labels.words)
+        _dataset_name(folder, labels.classes), labels.classes, part(trains), test, summary + Summary(labels.notes)
     )
 
 

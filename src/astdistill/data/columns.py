@@ -75,7 +75,7 @@ class Columns:
 
 
 def find_columns(
-    features: Mapping[str, Any], image: str | None, label: str | None, where: str, values: Values | None = None
+    features: Mapping[str, Any], image: str | None, label: str | None, source: str, values: Values | None = None
 ) -> Columns:
     """Return the columns named or, by default, those that fit: an image by its type; a label by its type or its name.
 
@@ -86,8 +86,8 @@ def find_columns(
     """
     for kind, name in (("image column", image), ("label column", label)):
         if name is not None and name not in features:
-            raise unknown(kind, name, features, where=f"in {where}")
-    table = _Table(features, where, values or (lambda _: ()))
+            raise unknown(kind, name, features, context=f"in {source}")
+    table = _Table(features, source, values or (lambda _: ()))
     chosen = image or table.image(label)
     if label is not None:
         return Columns(chosen, label, table.namer(label, table.labels(chosen)))
@@ -153,7 +153,7 @@ def _is_about(words: Sequence[str], vocabulary: Sequence[str], excluded: Sequenc
 @dataclass(frozen=True)
 class _Table:
     features: Mapping[str, Any]
-    where: str
+    source: str
     values: Values
 
     def image(self, label: str | None) -> str:
@@ -246,7 +246,7 @@ class _Table:
     def _selection_error(self, candidates: list[str], kind: str) -> InputError:
         if candidates:
             return InputError(
-                f"{self.where} has several columns that could be the {kind}: {', '.join(candidates)}; name one with "
+                f"{self.source} has several columns that could be the {kind}: {', '.join(candidates)}; name one with "
                 f"--data.{kind}-column."
             )
         columns = [f"{name} ({_describe_kind(feature)})" for name, feature in self.features.items()]
@@ -255,7 +255,7 @@ class _Table:
         )
         hint = {"label": " called like one (label, class, target, category, …)"}.get(kind, "")
         return InputError(
-            f"{self.where} has no {kind} column{hint}; it has {listed}. Name the {kind} column with "
+            f"{self.source} has no {kind} column{hint}; it has {listed}. Name the {kind} column with "
             f"--data.{kind}-column."
         )
 

@@ -25,22 +25,22 @@ from .storage import StoredImages, chosen_rows, in_batches
 Resize = Literal["crop", "squash"]
 
 
-def chosen_classes(given: Any) -> tuple[str, ...]:
+def chosen_classes(choice: Any) -> tuple[str, ...]:
     """The chosen classes, by name or number, in the given order. Raises InputError for collections without an order,
     for dictionaries, and for a string, which would be a list of its letters."""
-    if isinstance(given, str):
-        raise InputError(f"classes is the text '{given}'; give a list of names or numbers, such as ['cat', 'dog'].")
-    if isinstance(given, Mapping):
+    if isinstance(choice, str):
+        raise InputError(f"classes is the text '{choice}'; give a list of names or numbers, such as ['cat', 'dog'].")
+    if isinstance(choice, Mapping):
         raise InputError(
-            f"classes is the dictionary {str(dict(given))[:60]}, and it chooses classes, it does not name them; give a "
-            "list of names or numbers, such as ['cat', 'dog']."
+            f"classes is the dictionary {str(dict(choice))[:60]}, and it chooses classes, it does not name them; give "
+            "a list of names or numbers, such as ['cat', 'dog']."
         )
-    if isinstance(given, set | frozenset) or not isinstance(given, Iterable):
+    if isinstance(choice, set | frozenset) or not isinstance(choice, Iterable):
         raise InputError(
-            f"classes is {str(given)[:60]}, which has no order; give a list of names or numbers, such as "
+            f"classes is {str(choice)[:60]}, which has no order; give a list of names or numbers, such as "
             "['cat', 'dog']."
         )
-    return tuple(map(str, given))
+    return tuple(map(str, choice))
 
 
 NEW_DEFAULTS = (
@@ -140,7 +140,7 @@ class Source:
     """Labelled images that are not decoded yet, so that classes can be selected first.
 
     The parts are 'train' and, if the source has one, 'test'. `labels[part]` is `[N]` int64, `fetch(part, rows)` returns
-    the images of these rows, as encoded bytes or as arrays of the values of nested lists, and `where(part, row)` names
+    the images of these rows, as encoded bytes or as arrays of the values of nested lists, and `locate(part, row)` names
     an image in an error message.
     """
 
@@ -148,11 +148,11 @@ class Source:
     classes: tuple[str, ...]
     labels: Mapping[str, Labels]
     fetch: Callable[[str, Sequence[int]], Iterable[bytes | np.ndarray]]
-    where: Callable[[str, int], str]
+    locate: Callable[[str, int], str]
     files: FileSet
     """Files that determine what is read; none if the images are in memory."""
     summary: Summary
-    words: tuple[str, ...] = ()
+    external_names: tuple[str, ...] = ()
     """Class names that are in none of these files."""
     places: tuple[tuple[str, int, str], ...] = ()
     """Part, label and folder of what is read, if folders determine them."""
@@ -346,10 +346,10 @@ class Dataset:
             )
 
 
-def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, where: str) -> Split:
+def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, source: str) -> Split:
     """The images and labels as a split. Raises InputError if their numbers differ, or if there are no images."""
     if len(pixels) != len(labels):
-        raise InputError(f"{where} has {len(pixels)} images but {len(labels)} labels; give one label per image.")
+        raise InputError(f"{source} has {len(pixels)} images but {len(labels)} labels; give one label per image.")
     if not len(labels):
-        raise InputError(f"{where} holds no images; give at least one per class.")
+        raise InputError(f"{source} holds no images; give at least one per class.")
     return Split(pixels, labels)

@@ -26,7 +26,7 @@ from ..runtime.shapes import Pixels
 from .dataset import RawData, Resize, Source, Split, Summary, checked_count
 from .levels import Levels, Opening, Values, header_shape, list_values, picture_values
 from .listing import text_of
-from .selection import ClassChoice, SelectedRows, by_number, kept_labels, renumbered
+from .selection import ClassChoice, SelectedRows, by_number, chosen_labels, renumbered
 from .storage import StoredImages
 
 
@@ -94,15 +94,15 @@ Sized = Callable[[Pixels], Pixels]
 
 
 class Unreadable(InputError):
-    """An image that cannot be read: `where` is its location, `why` the reason."""
+    """An image that cannot be read: `source` is its location, `why` the reason."""
 
-    where = why = ""
+    source = why = ""
 
     @staticmethod
-    def of(where: str, why: str) -> Unreadable:
+    def of(source: str, why: str) -> Unreadable:
         """Create the error in a way that allows it to be sent to another process."""
-        error = Unreadable(f"{where} cannot be read as an image ({why}); replace it or take it out.")
-        error.where, error.why = where, why
+        error = Unreadable(f"{source} cannot be read as an image ({why}); replace it or take it out.")
+        error.source, error.why = source, why
         return error
 
 
@@ -123,7 +123,7 @@ def decoded(
 
     `sized` resizes images `[N, C, H, W]`; `allocator(N, C, H, W)` allocates the uint8 blocks that they are written to.
     """
-    class_labels = kept_labels(source.classes, choice)
+    class_labels = chosen_labels(source.classes, choice)
     opening = opening or Opening()
     chosen = {part: _select_rows(source, part, class_labels) for part in PARTS if part in source.labels}
     levels = Levels(opening, lambda: _all_values(source, chosen, opening))
@@ -145,7 +145,7 @@ def decoded(
         train, test = (
             Split(_with_channels(part.images[:], channels, allocator), part.labels) for part in (train, test)
         )
-    notes = Summary(levels.words(), guessed=(*levels.guesses(), *by_number(source.classes, choice)))
+    notes = Summary(levels.notes(), guessed=(*levels.guesses(), *by_number(source.classes, choice)))
     return RawData(
         source.name, tuple(source.classes[label] for label in class_labels), train, test, source.summary + notes
     )
@@ -163,17 +163,17 @@ def _error_for_all_unreadable(
         for part, row in checked:
             try:
                 (data,) = source.fetch(part, [row])
-                _decode(data, source.where(part, row), opening)
+                _decode(data, source.locate(part, row), opening)
             except Unreadable as error:
                 unreadable.append(error)
             except InputError:  # for a file that cannot be opened, with its own message
                 continue
-    others = [error.where for error in unreadable if error.where != first.where]
+    others = [error.source for error in unreadable if error.source != first.source]
     if not others:
         return None
     examples = ", ".join(others[:NAMED]) + ", …" * (len(others) > NAMED)
     return InputError(
-        f"{first.where} cannot be read as an image ({first.why}), nor can {'at least ' * capped}{len(others):,} more "
+        f"{first.source} cannot be read as an image ({first.why}), nor can {'at least ' * capped}{len(others):,} more "
         f"({examples}); replace them or take them out."
     )
 
@@ -181,25 +181,25 @@ def _error_for_all_unreadable(
 def stacked(
     pictures: Iterator[UInt8[Tensor, "C H W"]],
     count: int,
-    where: Callable[[int], str],
+    locate: Callable[[int], str],
     allocator: Callable[..., Pixels] = in_memory,
 ) -> Pixels:
     """Stack images into one block; if some are RGB, grey images are expanded to three channels.
 
-    Raises InputError naming two images that differ otherwise; `where` returns the location of the image in a row of the
-    block.
+    Raises InputError naming two images that differ otherwise; `locate` returns the location of the image in a row of
+    the block.
     """
     first = next(pictures)
     block = allocator(count, *first.shape)
     for row, pixels in enumerate(itertools.chain([first], pictures)):
         if pixels.shape[1:] != first.shape[1:]:
             raise InputError(
-                f"Images differ in size: {where(0)} is {_size(first)} and {where(row)} is {_size(pixels)}; "
+                f"Images differ in size: {locate(0)} is {_size(first)} and {locate(row)} is {_size(pixels)}; "
                 "choose one size with --data.size."
             )
         if len(pixels) != block.shape[1] and {len(pixels), block.shape[1]} != {1, 3}:
             raise InputError(
-                f"Images differ in channels: {where(0)} has {len(first)} and {where(row)} has {len(pixels)}; "
+                f"Images differ in channels: {locate(0)} has {len(first)} and {locate(row)} has {len(pixels)}; "
                 "give all the same number (only grey and RGB may be mixed)."
             )
         block = _with_channels(block, max(len(pixels), block.shape[1]), allocator)
@@ -225,7 +225,7 @@ def _decode_part(
 ) -> Split:
     rows: list[int] = chosen.rows.tolist()
     pictures = _decode_pictures(source, part, rows, sized, levels)
-    pixels = stacked(pictures, len(rows), lambda index: source.where(part, rows[index]), allocator)
+    pixels = stacked(pictures, len(rows), lambda index: source.locate(part, rows[index]), allocator)
     return checked_count(pixels, chosen.labels, _part_name(source, part))
 
 
@@ -254,7 +254,7 @@ def _read_values(source: Source, part: str, rows: list[int], opening: Opening) -
         chunk = rows[start : start + count]
         for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
             largest = max(largest, size_in_memory(data))
-            yield _decode(data, source.where(part, row), opening)
+            yield _decode(data, source.locate(part, row), opening)
         start, count = start + len(chunk), max(1, min(2 * count, CHUNK, FETCHED // largest))
 
 

@@ -203,7 +203,7 @@ def _per_class(part: Split | None, classes: int) -> list[int]:
     return torch.bincount(part.labels, minlength=classes).tolist()
 
 
-def named(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
     listed = ", ".join(_cut(name, NAME_COLUMNS) for name in names[:NAMED])
     if len(names) > NAMED:
@@ -223,11 +223,11 @@ def _warnings_on_counts(counts: Sequence[ClassCounts], ipc: int) -> Iterator[str
         yield f"only {test} test images: each counts {100 / test:.1f} points of accuracy"
     untested = [each.name for each in counts if not each.test]
     if untested:
-        yield f"no test image of {len(untested)} of {len(counts)} classes ({named(untested)})"
+        yield f"no test image of {len(untested)} of {len(counts)} classes ({first_names(untested)})"
     least = max(FEW_TRAIN, ipc)
     small = [f"{_cut(each.name, NAME_COLUMNS)} {each.train}" for each in counts if each.train < least]
     if small:
-        yield f"fewer than {least} training images in {len(small)} of {len(counts)} classes ({named(small)})"
+        yield f"fewer than {least} training images in {len(small)} of {len(counts)} classes ({first_names(small)})"
 
 
 def _warnings_on_names(counts: Sequence[ClassCounts]) -> Iterator[str]:
@@ -237,11 +237,14 @@ def _warnings_on_names(counts: Sequence[ClassCounts]) -> Iterator[str]:
     held_out = [name for name in parts if WORDS.get(name.lower()) in ("test", "validation")]
     folds = [name for name in names if FOLD.fullmatch(name)]
     if len(set(parts.values())) > 1 or held_out:
-        yield f"classes called like parts of a data set ({named(list(parts))}): is --data the folder of the classes?"
+        yield (
+            f"classes called like parts of a data set ({first_names(list(parts))}): is --data the folder of the "
+            "classes?"
+        )
     elif other := _folders_besides_images({name.lower() for name in names}):
-        yield f"classes called like pictures and {other} ({named(names)}): is --data the folder of the classes?"
+        yield f"classes called like pictures and {other} ({first_names(names)}): is --data the folder of the classes?"
     elif len(folds) > 1:
-        yield f"classes called like folds of a data set ({named(folds)}): is --data the folder of the classes?"
+        yield f"classes called like folds of a data set ({first_names(folds)}): is --data the folder of the classes?"
 
 
 def _folders_besides_images(names: set[str]) -> str:

@@ -28,7 +28,7 @@ from .decoding import file_bytes
 from .digests import FileSet
 from .labels import MISSING, Numbered, numbered
 from .listing import text_of
-from .parquet import copied, pictures_beside, split_files
+from .parquet import copied, find_picture_files, split_files
 from .splits import BOUNDARY, PLAIN, WORDS, split_of
 
 PART_COLUMNS = ("split", "subset", "partition", "part", "set", "usage", "phase", "fold")
@@ -77,7 +77,7 @@ def table_source(
     used = {part: split for part, split in (("train", train), ("test", test)) if split is not None}
     for split in used.values():
         if columns.image not in splits[split].column_names:
-            raise unknown("image column", columns.image, splits[split].column_names, where=f"in {name}, {split} part")
+            raise unknown("image column", columns.image, splits[split].column_names, context=f"in {name}, {split} part")
     numbered = _number_labels({part: splits[split] for part, split in used.items()}, columns, name)
     labels = numbered.labels.split([len(splits[split]) for split in used.values()])
     rows = {part: (part_labels != MISSING).nonzero().squeeze(1) for part, part_labels in zip(used, labels, strict=True)}
@@ -321,7 +321,7 @@ def _name_classes(numbered: Numbered, parts: Mapping[str, Any], column: str) -> 
                 f"{column}."
             )
     classes = tuple(names.get(label, name) for label, name in enumerate(numbered.classes))
-    return Numbered(numbered.labels, classes, (*numbered.words, f"class names: column {column}"))
+    return Numbered(numbered.labels, classes, (*numbered.notes, f"class names: column {column}"))
 
 
 def _read_labels(split: Any, column: str) -> np.ndarray:
@@ -397,7 +397,7 @@ def _summary(used: Mapping[str, str], columns: Columns, numbered: Numbered, left
     rivals = f"the label is column {columns.label}, which could also be {', '.join(columns.rivals)} ({flag})"
     by_kind = f"the label is column {columns.label}, since no column is called a label ({flag})"
     return Summary(
-        read=(*parts, f"images: column {columns.image}; labels: column {columns.label}", *numbered.words),
+        read=(*parts, f"images: column {columns.image}; labels: column {columns.label}", *numbered.notes),
         left_out=left_out,
         guessed=(*((rivals,) * bool(columns.rivals)), *((by_kind,) * (not columns.certain))),
     )
@@ -466,14 +466,14 @@ def hub_file(path: str) -> bytes:
     return file_bytes(Path(real))
 
 
-def file_beside(folder: Path, known: Mapping[str, Path]) -> Opened:
-    """A function that reads the image files named in a parquet file in `folder`, but only those in `known`, a mapping
+def picture_reader(folder: Path, allowed: Mapping[str, Path]) -> Opened:
+    """A function that reads the image files named in a parquet file in `folder`, but only those in `allowed`, a mapping
     by real path."""
 
     def opened(path: str) -> bytes:
         for name in (path, path.replace("\\", "/")):
             candidate = folder / name
-            known_file = known.get(os.path.realpath(candidate)) if "\0" not in name else None
+            known_file = allowed.get(os.path.realpath(candidate)) if "\0" not in name else None
             if known_file is not None:
                 return file_bytes(known_file)
         raise InputError(
@@ -530,14 +530,14 @@ class ParquetFolder:
     name: str
     folder: Path
     parts: Mapping[str, Sequence[Path]]
-    beside: Mapping[str, Path]
+    pictures: Mapping[str, Path]
     unread: Sequence[Path]
     """Parquet files that are hidden, or belong to no part."""
 
     def files(self) -> FileSet:
         """All files that determine what is read."""
         tables = [path for paths in self.parts.values() for path in paths]
-        return FileSet(sorted({*tables, *self.beside.values()}), self.folder)
+        return FileSet(sorted({*tables, *self.pictures.values()}), self.folder)
 
 
 def parquet_folder(folder: Path, paths: Sequence[Path], image_column: str | None = None) -> ParquetFolder:
@@ -551,26 +551,28 @@ def parquet_folder(folder: Path, paths: Sequence[Path], image_column: str | None
         raise InputError(f"All parquet files of {folder} are hidden ({paths[0].relative_to(folder)}); rename them.")
     tables = [path for files in parts.values() for path in files]
     unread = [path for path in paths if path not in set(tables)]
-    return ParquetFolder(text_of(folder.resolve().name), folder, parts, pictures_beside(tables, image_column), unread)
+    return ParquetFolder(
+        text_of(folder.resolve().name), folder, parts, find_picture_files(tables, image_column), unread
+    )
 
 
 def parquet_file(path: Path, image_column: str | None = None) -> ParquetFolder:
     """A single table, regardless of its name; a column of part names may divide it."""
-    beside = pictures_beside([path], image_column)
-    return ParquetFolder(text_of(path.stem), path.parent, {"train": [path]}, beside, ())
+    pictures = find_picture_files([path], image_column)
+    return ParquetFolder(text_of(path.stem), path.parent, {"train": [path]}, pictures, ())
 
 
 @contextmanager
-def from_parquet(given: ParquetFolder, image_column: str | None, label_column: str | None) -> Iterator[Source]:
+def from_parquet(folder: ParquetFolder, image_column: str | None, label_column: str | None) -> Iterator[Source]:
     """The images in a folder's parquet files, in the hub's layout, for the duration of the block; no network is
     used."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="parquet-", ignore_cleanup_errors=True) as temporary:
-        splits = {part: copied(files, Path(temporary) / f"{part}.arrow") for part, files in given.parts.items()}
-        readers = {part: file_beside(files[0].parent, given.beside) for part, files in given.parts.items()}
-        source = table_source(given.name, splits, given.files(), image_column, label_column, readers)
-        note = (f"parquet files that belong to no part: {some_of(given.unread, given.folder)}",) * bool(given.unread)
-        summary = with_files(source.summary, given.parts, given.folder)
+        splits = {part: copied(files, Path(temporary) / f"{part}.arrow") for part, files in folder.parts.items()}
+        readers = {part: picture_reader(files[0].parent, folder.pictures) for part, files in folder.parts.items()}
+        source = table_source(folder.name, splits, folder.files(), image_column, label_column, readers)
+        note = (f"parquet files that belong to no part: {some_of(folder.unread, folder.folder)}",) * bool(folder.unread)
+        summary = with_files(source.summary, folder.parts, folder.folder)
         yield replace(source, summary=summary + Summary(left_out=note))
 
 

@@ -21,7 +21,7 @@ from .decoding import LARGEST_FILE, file_bytes
 from .digests import FileSet
 from .layouts import UNNAMED, PartNames, folder_layout
 from .listing import WNID, Listing, UnlabelledError, Walked, is_picture, some, text_of, unread_labels
-from .selection import ClassChoice, kept_labels
+from .selection import ClassChoice, chosen_labels
 
 
 def class_folders(folder: Path, listing: Listing) -> tuple[str, ...]:
@@ -38,10 +38,10 @@ def from_picture_folder(folder: Path, choice: ClassChoice, listing: Listing, par
     without pictures, or a test class that the training part does not have.
     """
     layout = folder_layout(folder, listing, parts)
-    folders, parents = layout.classes, sorted(layout.beside)
+    folders, parents = layout.classes, sorted(layout.parents)
     wnid_names = next((found for parent in parents if (found := _read_wnid_names(parent, folders))), ())
     class_names = wnid_names or _printable_names(folders)
-    chosen = {label: folders[label] for label in kept_labels(class_names, choice)} if folders else {}
+    chosen = {label: folders[label] for label in chosen_labels(class_names, choice)} if folders else {}
     skipped, pictures = _files_outside_classes(parents, listing), dict[str, list[tuple[int, Path]]]()
     for part in ("train", "test"):
         pictures[part] = _labelled_pictures(getattr(layout, part) or {}, chosen, listing, skipped)
@@ -217,10 +217,10 @@ def _read_wnid_names(folder: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
     files = [folder / name for name in WORDS if (folder / name).is_file()]
     if not files or not named_by_wnid(wnids):
         return ()
-    return words_of(wnids, files[0].read_text(encoding="utf-8", errors="replace"))
+    return synset_names(wnids, files[0].read_text(encoding="utf-8", errors="replace"))
 
 
-def words_of(wnids: Sequence[str], text: str) -> tuple[str, ...]:
+def synset_names(wnids: Sequence[str], text: str) -> tuple[str, ...]:
     """A name for every WordNet identifier, from lines 'n02119789 kit fox, Vulpes macrotis'.
 
     The name is the first synonym if it is unique among these classes (ImageNet has two classes 'crane'), else all
@@ -262,7 +262,7 @@ TINY_MARKS = ("wnids.txt", "val/val_annotations.txt")
 class Tree:
     """Files of a folder or an archive, by path relative to the root ('train/n01443537/images/n01443537_0.JPEG')."""
 
-    where: str
+    source: str
     names: tuple[str, ...]
     read: Callable[[str], bytes]
 
@@ -322,7 +322,7 @@ def tiny_imagenet(path: Path, files: FileSet) -> Iterator[Source]:
 
 def _tree_source(tree: Tree, files: FileSet) -> Source:
     wnids = sorted(set(tree.text("wnids.txt").split()))
-    classes = words_of(wnids, tree.text("words.txt") if "words.txt" in tree.names else "")
+    classes = synset_names(wnids, tree.text("words.txt") if "words.txt" in tree.names else "")
     label_of_wnid = {wnid: number for number, wnid in enumerate(wnids)}
     train = sorted((label_of_wnid[wnid], name) for name in tree.names if (wnid := _wnid_of(name)) in label_of_wnid)
     pictures = {"train": train, "test": _annotated_pictures(tree, label_of_wnid)}
@@ -332,7 +332,7 @@ def _tree_source(tree: Tree, files: FileSet) -> Source:
         classes,
         {part: _labels_of(pairs) for part, pairs in pictures.items()},
         lambda part, rows: (tree.read(pictures[part][row][1]) for row in rows),
-        lambda part, row: f"{tree.where}, {pictures[part][row][1]}",
+        lambda part, row: f"{tree.source}, {pictures[part][row][1]}",
         files,
         Summary(
             ("training part: folder train", "test part: folder val, labelled by val_annotations.txt"),
@@ -355,10 +355,10 @@ def _annotated_pictures(tree: Tree, label_of_wnid: dict[str, int]) -> list[tuple
     for file, wnid, *_ in (row for row in rows if len(row) >= 2):
         if wnid not in label_of_wnid:
             raise InputError(
-                f"{TINY_MARKS[1]} of {tree.where} names class {wnid}, which wnids.txt does not; take whole files."
+                f"{TINY_MARKS[1]} of {tree.source} names class {wnid}, which wnids.txt does not; take whole files."
             )
         if (name := f"val/images/{file}") not in existing:
-            raise InputError(f"{tree.where} has no {name}, which {TINY_MARKS[1]} names; unpack the archive again.")
+            raise InputError(f"{tree.source} has no {name}, which {TINY_MARKS[1]} names; unpack the archive again.")
         annotated.append((label_of_wnid[wnid], name))
     return sorted(annotated)
 

@@ -34,14 +34,14 @@ DEPTH = 5
 
 
 @dataclass(frozen=True)
-class Places:
-    """Keys of the image and the label in every item; `rivals` are other entries that could be the label, `said` are
-    notes for the user."""
+class ItemKeys:
+    """Keys of the image and the label in every item; `rivals` are other entries that could be the label, `notes` are
+    for the user."""
 
     image: Hashable
     label: Hashable
     rivals: tuple[Hashable, ...] = ()
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Items:
@@ -49,24 +49,24 @@ class Items:
 
     Takes a data set with `__getitem__` and `__len__`, an iterable data set, a DataLoader, or any sequence of items.
     Items may be tuples, named tuples, dictionaries or dataclasses, all of one kind. The first item determines which
-    entries are the image and the label. `where` names the part in messages.
+    entries are the image and the label. `source` names the part in messages.
     """
 
-    def __init__(self, part: Any, where: str, image: str | None = None, label: str | None = None) -> None:
-        self.where, self._named = where, (image, label)
-        self._items, self.count, self.said = _items_of(part, where)
-        self.places: Places | None = None
+    def __init__(self, part: Any, source: str, image: str | None = None, label: str | None = None) -> None:
+        self.source, self._named = source, (image, label)
+        self._items, self.count, self.notes = _items_of(part, source)
+        self.keys: ItemKeys | None = None
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for row, item in enumerate(self._items):
-            entries = _entries(item, row, self.where)
-            if self.places is None:
-                self.places = _find_places(entries, self.where, *self._named)
+            entries = _entries(item, row, self.source)
+            if self.keys is None:
+                self.keys = _find_places(entries, self.source, *self._named)
             try:
-                yield entries[self.places.image], entries[self.places.label]
+                yield entries[self.keys.image], entries[self.keys.label]
             except KeyError as error:
                 raise InputError(
-                    f"Item {row} of {self.where} has no entry {error.args[0]!r}, which item 0 has; give all items the "
+                    f"Item {row} of {self.source} has no entry {error.args[0]!r}, which item 0 has; give all items the "
                     "same entries."
                 ) from error
 
@@ -75,10 +75,10 @@ class Items:
 class ByRow:
     """The items of a data set with `__getitem__` and `__len__`; can be iterated repeatedly."""
 
-    held: Any
+    dataset: Any
 
     def __iter__(self) -> Iterator[Any]:
-        return (self.held[row] for row in range(len(self.held)))
+        return (self.dataset[row] for row in range(len(self.dataset)))
 
 
 def _items_of(part: Any, source: str) -> tuple[Iterable[Any], int | None, tuple[str, ...]]:
@@ -157,12 +157,12 @@ def _entries(item: Any, row: int, source: str) -> dict[Hashable, Any]:
     raise InputError(f"Item {row} of {source} is a {kind}; give pairs of an image and its label, or dictionaries.")
 
 
-def _find_places(entries: dict[Hashable, Any], source: str, image: str | None, label: str | None) -> Places:
+def _find_places(entries: dict[Hashable, Any], source: str, image: str | None, label: str | None) -> ItemKeys:
     """The keys of the image and the label, found from the first item. Raises InputError for a requested name that the
     item does not have."""
     for kind, name in (("image column", image), ("label column", label)):
         if name is not None and name not in entries:
-            raise unknown(kind, name, map(str, entries), where=f"in the items of {source}")
+            raise unknown(kind, name, map(str, entries), context=f"in the items of {source}")
     images = [name for name, value in entries.items() if is_image(value) and name != label]
     chosen = image or _first_match(IMAGE_KEYS, images) or next(iter(images), None)
     if chosen is None:
@@ -171,7 +171,7 @@ def _find_places(entries: dict[Hashable, Any], source: str, image: str | None, l
         f"{source}: the image is entry {chosen}, which could also be {_join_names(images, chosen)}"
     ] * bool(image is None and len(images) > 1)  # fmt: skip
     if label is not None:
-        return Places(chosen, label, (), tuple(notes))
+        return ItemKeys(chosen, label, (), tuple(notes))
     names = [name for name in entries if name != chosen]
     label_like = [name for name in names if is_label(entries[name])]
     possible = [name for name in names if name in label_like or is_missing(entries[name])]
@@ -180,7 +180,7 @@ def _find_places(entries: dict[Hashable, Any], source: str, image: str | None, l
     label_key = _label_key(chosen, label_like or names, source, entries) if named_label is None else named_label
     rivals = tuple(name for name in possible if name != label_key and label_key != _first_match(LABEL_KEYS, names))
     notes += [f"{source}: the label is entry {label_key}, which could also be {_join_names(rivals)}"] * bool(rivals)
-    return Places(chosen, label_key, rivals, tuple(notes))
+    return ItemKeys(chosen, label_key, rivals, tuple(notes))
 
 
 def _label_key(image: Hashable, names: Sequence[Hashable], source: str, entries: Mapping[Hashable, Any]) -> Hashable:
@@ -223,9 +223,9 @@ def is_label(value: Any) -> bool:
     return isinstance(value, int | float | str | bytes)
 
 
-def label_of(label: Any, row: int, where: str, text: bool) -> int | str | None:
+def label_of(label: Any, row: int, source: str, text: bool) -> int | str | None:
     """The label of an item: an integer of any type or, with `text`, a string; None if the label is missing. Raises
-    InputError with the number of the item for other values. `where` names the data set part in messages."""
+    InputError with the number of the item for other values. `source` names the data set part in messages."""
     if text and isinstance(label, str | bytes | np.str_):
         return label.decode("utf-8", errors="backslashreplace") if isinstance(label, bytes) else str(label)
     try:
@@ -243,15 +243,15 @@ def label_of(label: Any, row: int, where: str, text: bool) -> int | str | None:
             True: "the labels before it are text, so give text",
             False: "labels are whole numbers 0..K-1, so give its class number",
         }
-        raise InputError(f"The label of image {row} of {where} is {label_text}; {expected[text]}.")
+        raise InputError(f"The label of image {row} of {source} is {label_text}; {expected[text]}.")
     return number
 
 
-def class_names_in(part: Any, where: str, label: Hashable = None, depth: int = DEPTH) -> tuple[str, ...] | None:
+def class_names_in(part: Any, source: str, label: Hashable = None, depth: int = DEPTH) -> tuple[str, ...] | None:
     """The class names of a data set or of a data set that it wraps: `classes`, or those of a Hugging Face label column.
 
     Raises InputError for concatenated data sets with different names, because one number would mean two classes.
-    `where` names the data set part in messages.
+    `source` names the data set part in messages.
     """
     if depth == 0:
         return None
@@ -264,12 +264,12 @@ def class_names_in(part: Any, where: str, label: Hashable = None, depth: int = D
     if isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) and len(names):
         return tuple(map(str, names))
     if isinstance(part, ConcatDataset):
-        variants = {class_names_in(each, where, label, depth - 1) for each in part.datasets}
+        variants = {class_names_in(each, source, label, depth - 1) for each in part.datasets}
         if len(variants) > 1:
             raise InputError(
-                f"{where} joins data sets of different classes, so that one number means several; give them the same "
+                f"{source} joins data sets of different classes, so that one number means several; give them the same "
                 "classes, or labels that are text."
             )
         return variants.pop()
     inner = getattr(part, "dataset", None)
-    return None if inner is None else class_names_in(inner, where, label, depth - 1)
+    return None if inner is None else class_names_in(inner, source, label, depth - 1)

@@ -216,7 +216,7 @@ def _note_on_table(file: Path, index: _PictureIndex, classes: Mapping[str, int],
     examples = ", ".join(label_values[:NAMED]) + ", …" * (len(label_values) > NAMED)
     if not table.has_label_column:
         advice = "write its columns of zeros and ones as one of labels, and name it with --data"
-    elif all(index.paths[path].is_relative_to(file.parent) for path in table.named & index.paths.keys()):
+    elif all(index.paths[path].is_relative_to(file.parent) for path in table.picture_names & index.paths.keys()):
         advice = f"--data {text_of(file)} reads that"
     return f"folders as the classes, not what {name} says of the pictures ({examples}; {advice})"
 
@@ -268,21 +268,21 @@ def _read_tables(
                 tables[file] = table
         except InputError as error:
             errors[file] = error
-    labelled = {name for table in tables.values() for name in table.named}
+    labelled = {name for table in tables.values() for name in table.picture_names}
     for file, error in errors.items():
         if not tables:
             raise error
-        if split_of(file.stem) == "train" or (isinstance(error, _FaultyTableError) and error.named - labelled):
+        if split_of(file.stem) == "train" or (isinstance(error, _FaultyTableError) and error.picture_names - labelled):
             raise InputError(f"{str(error).rstrip('.')}; or name the table that is meant with --data.") from error
     return tables
 
 
 class _FaultyTableError(InputError):
-    """A faulty table; `named` are the pictures for which it has labels."""
+    """A faulty table; `picture_names` are the pictures for which it has labels."""
 
     def __init__(self, message: str, named: Iterable[str]) -> None:
         super().__init__(message)
-        self.named = frozenset(named)
+        self.picture_names = frozenset(named)
 
 
 class _UnreadableTableError(_FaultyTableError):
@@ -310,12 +310,12 @@ def _several_tables_error(folder: Path, files: Sequence[Path]) -> InputError:
 def _check_other_tables(folder: Path, tables: Mapping[Path, _Table], used: Sequence[Path]) -> None:
     """Raise InputError if an unused table labels some pictures of the used tables and also labels further pictures or
     contradicts a label, such as `labels.csv` next to `train_subset.csv`."""
-    owners = {name: file for file in used for name in tables[file].named}
+    owners = {name: file for file in used for name in tables[file].picture_names}
     labels = {name: label for file in used for name, label in tables[file].pairs()}
     for file in [file for file in tables if file not in used and tables[file].has_label_column]:
-        shared = sorted(tables[file].named & owners.keys())
+        shared = sorted(tables[file].picture_names & owners.keys())
         contradicts = any(labels.get(name, label) != label for name, label in tables[file].pairs())
-        if shared and (contradicts or tables[file].named - owners.keys()):
+        if shared and (contradicts or tables[file].picture_names - owners.keys()):
             raise _several_tables_error(folder, [file, owners[shared[0]]])
 
 
@@ -448,7 +448,7 @@ class _Table:
     guessed: tuple[str, ...]
 
     @property
-    def named(self) -> set[str]:
+    def picture_names(self) -> set[str]:
         """Paths of the pictures in the table."""
         return {name for name in self.cells[self.image] if name is not None}
 
@@ -497,7 +497,7 @@ class _Table:
             message = f"{text_of(file)} cannot be read to its end ({error}); write it again."
             raise _UnreadableTableError(message, _pictures_in_text(file, index)) from error
         if image is not None and image not in cells:
-            raise unknown("image column", image, cells, where=f"in {text_of(file)}")
+            raise unknown("image column", image, cells, context=f"in {text_of(file)}")
         ranks = _label_ranks(cells)
         best_rank = max(ranks.values())
         labels = [name for name in cells if ranks[name] == best_rank > 0] if label is None else [label]

@@ -36,60 +36,60 @@ class Numbered(NamedTuple):
 
     labels: Labels
     classes: tuple[str, ...]
-    words: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def numbered(labels: Any, names: Sequence[str] | None = None, where: str = "the data") -> Numbered:
+def numbered(labels: Any, names: Sequence[str] | None = None, source: str = "the data") -> Numbered:
     """The labels of all parts together, `[N]` or `[N, 1]`: numbers, booleans, text or bytes, in an array, tensor or
     list.
 
     Integers 0..K−1 stay as they are. All other labels are numbered in sorted order, and their values become the class
     names; gaps between numbers do not create classes. None, NaN, pandas' NA and empty text are missing labels, −1; so
-    is −1 if `names` gives the names of 0..K−1. With `names`, text labels are looked up in them. `where` names the data
+    is −1 if `names` gives the names of 0..K−1. With `names`, text labels are looked up in them. `source` names the data
     in messages. Raises InputError for several labels per image, fractions, mixed types, and numbers beyond `names`.
     """
-    values, present = _values(labels, where)
+    values, present = _values(labels, source)
     if names is None:
-        return _in_order(values, present, where)
+        return _in_order(values, present, source)
     repeated = next((name for name, count in Counter(names).items() if count > 1), None)
     if repeated is not None:
         raise InputError(f"The class name '{repeated}' is given twice; every class needs its own name.")
-    return _by_names(values, present, tuple(map(str, names)), where)
+    return _by_names(values, present, tuple(map(str, names)), source)
 
 
-def class_names(given: Any) -> tuple[str, ...] | None:
+def class_names(classes: Any) -> tuple[str, ...] | None:
     """The names of the classes 0..K−1 from a sequence of names, a dictionary of names by number ({0: 'cat'}), or a
     dictionary of numbers by name ({'cat': 0}); None if there are none. Raises InputError for a type without order, and
     for other numbers."""
-    if given is None:
+    if classes is None:
         return None
-    if isinstance(given, str | bytes):
-        text = _decode(given)
+    if isinstance(classes, str | bytes):
+        text = _decode(classes)
         raise InputError(f"The classes are the text '{text}'; give a list of their names, such as ['cat', 'dog'].")
-    if isinstance(given, Mapping):
-        names = names_by_number(given)
+    if isinstance(classes, Mapping):
+        names = names_by_number(classes)
         if names is None:
-            last = len(given) - 1
+            last = len(classes) - 1
             raise InputError(
-                f"The classes are the dictionary {str(dict(given))[:60]}, which does not number them 0..{last}; give "
+                f"The classes are the dictionary {str(dict(classes))[:60]}, which does not number them 0..{last}; give "
                 "{0: 'cat', 1: 'dog'}, {'cat': 0, 'dog': 1}, or a list of their names."
             )
         return names or None
-    if isinstance(given, set | frozenset) or not isinstance(given, Iterable):
+    if isinstance(classes, set | frozenset) or not isinstance(classes, Iterable):
         raise InputError(
-            f"The classes are {str(given)[:60]}, which has no order; give a list of their names by number, such as "
+            f"The classes are {str(classes)[:60]}, which has no order; give a list of their names by number, such as "
             "['cat', 'dog']."
         )
-    return tuple(_decode(name) if isinstance(name, bytes) else str(name) for name in given) or None
+    return tuple(_decode(name) if isinstance(name, bytes) else str(name) for name in classes) or None
 
 
-def names_by_number(given: Mapping[Any, Any]) -> tuple[str, ...] | None:
+def names_by_number(mapping: Mapping[Any, Any]) -> tuple[str, ...] | None:
     """The names in a dictionary of names by number, or of numbers by name, in the order of the numbers; None if the
     numbers are not 0..K−1, each once."""
-    for pairs in (given.items(), [(number, name) for name, number in given.items()]):
+    for pairs in (mapping.items(), [(number, name) for name, number in mapping.items()]):
         # bool is an Integral in Python, but not a class number
         named = {number: str(name) for number, name in pairs if _is_integer(number)}
-        if len(named) == len(given) and set(named) == set(range(len(given))):
+        if len(named) == len(mapping) and set(named) == set(range(len(mapping))):
             return tuple(named[number] for number in range(len(named)))
     return None
 
@@ -227,10 +227,10 @@ def _values(labels: Any, source: str) -> tuple[np.ndarray, np.ndarray]:
     return values, has_label
 
 
-def array_of(labels: Tensor, where: str) -> np.ndarray:
-    """The labels in a tensor as an array. Raises InputError for a tensor that cannot become a plain array. `where`
+def array_of(labels: Tensor, source: str) -> np.ndarray:
+    """The labels in a tensor as an array. Raises InputError for a tensor that cannot become a plain array. `source`
     names the data in messages."""
-    plain = plain_tensor(labels, f"The labels of {where}")
+    plain = plain_tensor(labels, f"The labels of {source}")
     return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
 
 

@@ -39,7 +39,7 @@ ClassFolders = dict[str, Path]
 class Layout:
     """The class folders of both parts, by class name; `test` is None if there is no test part.
 
-    `beside` are the folders that contain the class folders; only their files are considered, not their subfolders.
+    `parents` are the folders that contain the class folders; only their files are considered, not their subfolders.
     """
 
     train: ClassFolders
@@ -47,7 +47,7 @@ class Layout:
     read: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
-    beside: tuple[Path, ...] = ()
+    parents: tuple[Path, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -280,7 +280,7 @@ class _Finder:
         paths = [path for path in (self.root / name, self.folder / name) if is_relative and path.is_dir()]
         if not paths:
             available = [text_of(path.name) for path in self.listing.entries(self.root).folders]
-            raise unknown(f"{kind} part", name, available, where=f"in {self._root_text()}")
+            raise unknown(f"{kind} part", name, available, context=f"in {self._root_text()}")
         return paths[0]
 
     # parts inside every class

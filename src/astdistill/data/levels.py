@@ -233,7 +233,7 @@ class Range(NamedTuple):
     of them exceed the user's white level."""
 
     top: float = 0.0
-    whole: bool = True
+    integers: bool = True
     spread: bool = True
     values: int = 0
     beyond: int = 0
@@ -245,7 +245,7 @@ class Range(NamedTuple):
         beyond = 0 if white is None else int((values > white).sum())
         return Range(
             max(self.top, float(values.max(initial=0))),
-            self.whole and is_whole,
+            self.integers and is_whole,
             spread,
             self.values + values.size,
             self.beyond + beyond,
@@ -257,7 +257,7 @@ class Levels:
     dark picture stays dark.
 
     `every` iterates again over the values of all pictures of the set; it is called only if there are pictures without a
-    declared white value. After all pictures are read, `words` and `guesses` describe what was done.
+    declared white value. After all pictures are read, `notes` and `guesses` describe what was done.
     """
 
     def __init__(self, opening: Opening, every: Callable[[], Iterable[Values]]) -> None:
@@ -280,7 +280,7 @@ class Levels:
         scaled = np.clip(np.rint(picture.values.astype(np.float64) * 255 / white), 0, 255).astype(np.uint8)
         return _to_tensor(255 - scaled if picture.kind.endswith(INVERTED) else scaled)
 
-    def words(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
         """Notes on what was read."""
         counted = [
             f"{_count_pictures(self._note_counts[note])} {note}" for note in (TURNED, FRAME) if self._note_counts[note]
@@ -331,7 +331,7 @@ class Levels:
             return _colour_white(stats.top), True
         if kind.startswith(SHORT) and (stats.top > WHOLE_DEPTHS[-2] or (stats.spread and stats.top)):
             return 65535.0, True
-        return _white_from_range(stats), not stats.whole and stats.top <= 1 and not dark(stats.top, 1)
+        return _white_from_range(stats), not stats.integers and stats.top <= 1 and not dark(stats.top, 1)
 
     def _check_white_level(self, kind: str, white: float) -> None:
         """Raise InputError if the user's white level would make all pictures of a kind almost black or white."""
@@ -402,7 +402,7 @@ class Levels:
 def _white_from_range(stats: Range) -> float:
     if stats.top <= 1:
         return 1.0 if stats.top else 255.0
-    if stats.whole:
+    if stats.integers:
         if stats.top <= FEW:
             return stats.top
         return float(next((depth for depth in WHOLE_DEPTHS if stats.top <= depth), stats.top))

@@ -75,10 +75,10 @@ class Walked:
     """Links to a folder that was already read, or that contains the link."""
     written: list[Path] = field(default_factory=list[Path])
 
-    def add(self, found: Entries | Walked) -> None:
+    def add(self, entries: Entries | Walked) -> None:
         """Append the contents of a folder, or of another walk."""
         for kind, paths in vars(self).items():
-            paths += getattr(found, kind)
+            paths += getattr(entries, kind)
 
     def left_out(self) -> tuple[str, ...]:
         """A note for each kind of file that is not read, with the number of files and up to three names."""

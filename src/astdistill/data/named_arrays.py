@@ -46,22 +46,23 @@ NAMED = 3
 class NamedArrays:
     """Arrays by name, read lazily by `read`.
 
-    `where` names the source in messages, `short` is the short form in the name of a part. `classes` are the class
-    names, if known in advance. `relabelled` transforms labels before they are numbered. `said` is added to the summary.
+    `source` names the arrays in messages, `short` is the short form in the name of a part. `classes` are the class
+    names, if known in advance. `relabelled` transforms labels before they are numbered. `summary` is added to that of
+    the data set.
     """
 
     name: str
-    where: str
+    source: str
     short: str
     names: tuple[str, ...]
     read: Callable[[str], Any]
     classes: tuple[str, ...] | None = None
     relabelled: Callable[[np.ndarray], np.ndarray] = field(default=lambda labels: labels)
-    said: Summary = field(default_factory=Summary)
+    summary: Summary = field(default_factory=Summary)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ArrayChoice:
     """User settings for reading arrays: the names of the image and label arrays, and the value of white."""
 
     images: str | None = None
@@ -69,7 +70,7 @@ class Wanted:
     white: float | None = None
 
 
-AS_FOUND = Wanted()
+AS_FOUND = ArrayChoice()
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ class Parts:
     unused: tuple[str, ...] = ()
 
 
-def set_of_arrays(arrays: NamedArrays, wanted: Wanted = AS_FOUND) -> RawData:
+def set_of_arrays(arrays: NamedArrays, choice: ArrayChoice = AS_FOUND) -> RawData:
     """The data set in these arrays: training images and labels and, if present, those of a test part.
 
     Images are `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` of bytes, integers or fractions; labels are integers, text
     or booleans, `[N]`, `[N, 1]` or one-hot `[N, K]`. Raises InputError with the names of the arrays if they do not fit.
     """
-    parts = found_parts(arrays, wanted)
+    parts = find_parts(arrays, choice)
     pairs = {part: pair for part, pair in (("train", parts.train), ("test", parts.test)) if pair is not None}
     raw_labels = {
         part: one_each(arrays.relabelled(np.asarray(arrays.read(pair.labels))), f"{arrays.short}, {pair.labels}")
@@ -107,7 +108,7 @@ def set_of_arrays(arrays: NamedArrays, wanted: Wanted = AS_FOUND) -> RawData:
     layout = checked_layout(str(np.asarray(arrays.read("layout")))) if "layout" in arrays.names else None
     read_images = {part: _read_images(arrays, pair, len(raw_labels[part]), layout) for part, pair in pairs.items()}
     images = {part: array for part, (array, _) in read_images.items()}
-    levels = joint_levels(list(images.values()), arrays.short, wanted.white)
+    levels = joint_levels(list(images.values()), arrays.short, choice.white)
     counts = [len(part) for part in raw_labels.values()]
     numbers = dict(zip(raw_labels, labels.labels.split(counts), strict=True))
     splits, unlabelled = {}, []
@@ -119,28 +120,28 @@ def set_of_arrays(arrays: NamedArrays, wanted: Wanted = AS_FOUND) -> RawData:
     used = tuple(name for pair in pairs.values() for name in (pair.images, pair.labels))
     axis_notes = (note for _, notes in read_images.values() for note in notes)
     summary = Summary(
-        (f"arrays {', '.join(used)}", *arrays.said.read, *levels.read, *labels.words),
-        (*unlabelled, *parts.unused, *unnamed, *arrays.said.left_out),
-        (*parts.guessed, *axis_notes, *levels.guessed, *arrays.said.guessed),
+        (f"arrays {', '.join(used)}", *arrays.summary.read, *levels.read, *labels.notes),
+        (*unlabelled, *parts.unused, *unnamed, *arrays.summary.left_out),
+        (*parts.guessed, *axis_notes, *levels.guessed, *arrays.summary.guessed),
     )
     return RawData(arrays.name, labels.classes, splits["train"], splits.get("test"), summary)
 
 
-def with_labels(split: Split, where: str) -> tuple[Split, int]:
-    """The images with a label, and the number without. Raises InputError if no image has a label. `where` names the
+def with_labels(split: Split, source: str) -> tuple[Split, int]:
+    """The images with a label, and the number without. Raises InputError if no image has a label. `source` names the
     labels in messages."""
     rows = (split.labels != MISSING).nonzero().squeeze(1)
     if len(rows) == len(split):
         return split, 0
     if not len(rows):
-        raise InputError(f"{where} holds no labels, only missing ones; give one class per image.")
+        raise InputError(f"{source} holds no labels, only missing ones; give one class per image.")
     return split.select(rows), len(split) - len(rows)
 
 
-def found_parts(arrays: NamedArrays, wanted: Wanted = AS_FOUND) -> Parts:
+def find_parts(arrays: NamedArrays, choice: ArrayChoice = AS_FOUND) -> Parts:
     """The arrays that are images and labels of each part. Raises InputError with the names of the arrays if the
     assignment is unknown or ambiguous, and if no array has a requested name."""
-    candidates = _candidates(arrays, wanted)
+    candidates = _candidates(arrays, choice)
     by_name = _parts_by_name(arrays, candidates)
     if by_name is None:
         return _parts_by_shape(arrays, candidates)
@@ -158,7 +159,7 @@ def found_parts(arrays: NamedArrays, wanted: Wanted = AS_FOUND) -> Parts:
         for pair in pairs.values()
     ]
     used = {name for names in by_name.values() for name in names}
-    others = [name for name in candidates.held if name not in used]
+    others = [name for name in candidates.names if name not in used]
     return Parts(train, test, notes, (*unused, *_notes_on_unused(others), *candidates.unused))
 
 
@@ -167,7 +168,7 @@ class Candidates:
     """The arrays that may be images or labels, in their order; `chosen` are the roles of the arrays requested by the
     user, and `unused` are notes on arrays with the same role that are ignored."""
 
-    held: tuple[str, ...]
+    names: tuple[str, ...]
     chosen: Mapping[str, Role] = field(default_factory=dict[str, Role])
     unused: tuple[str, ...] = ()
 
@@ -177,16 +178,16 @@ class Candidates:
         return role if name in self.chosen or role not in self.chosen.values() else None
 
 
-def _candidates(arrays: NamedArrays, wanted: Wanted) -> Candidates:
+def _candidates(arrays: NamedArrays, choice: ArrayChoice) -> Candidates:
     """All arrays except those with class names; of images and labels only the requested ones, if any are requested."""
     chosen: dict[str, Role] = {}
     requested: dict[Role, str] = {}
-    if wanted.images is not None:
-        requested["images"] = wanted.images
-        chosen |= dict.fromkeys(_arrays_named(arrays, wanted.images, "image"), "images")
-    if wanted.labels is not None:
-        requested["labels"] = wanted.labels
-        chosen |= dict.fromkeys(_arrays_named(arrays, wanted.labels, "label"), "labels")
+    if choice.images is not None:
+        requested["images"] = choice.images
+        chosen |= dict.fromkeys(_arrays_named(arrays, choice.images, "image"), "images")
+    if choice.labels is not None:
+        requested["labels"] = choice.labels
+        chosen |= dict.fromkeys(_arrays_named(arrays, choice.labels, "label"), "labels")
     names = [name for name in arrays.names if name in chosen or name not in (*NAME_KEYS, "layout")]
     others = ((name, role_of(name)) for name in names if name not in chosen)
     skipped: dict[str, Role] = {name: role for name, role in others if role is not None and role in requested}
@@ -203,7 +204,7 @@ def _arrays_named(arrays: NamedArrays, name: str, kind: str) -> list[str]:
     others = [each for each in arrays.names if _words_without_part(each) == words and part_of(each) != part]
     found = [each for each in arrays.names if each == name or each in others]
     if not found:
-        raise unknown(f"{kind} array", name, arrays.names, where=f"in {arrays.where}")
+        raise unknown(f"{kind} array", name, arrays.names, context=f"in {arrays.source}")
     return found
 
 
@@ -223,12 +224,12 @@ Names = tuple[str, str]
 
 def _parts_by_name(arrays: NamedArrays, candidates: Candidates) -> dict[str, Names] | None:
     """The names of images and labels of every part that has both; None if the training part does not."""
-    names = candidates.held
+    names = candidates.names
     for train_x, train_y, test_x, test_y in FIRST_KEYS:
         if train_x in names and train_y in names:
             first = {"train": (train_x, train_y)}
             if (test_x in names) != (test_y in names):
-                raise InputError(f"{arrays.where} holds only one of {test_x} and {test_y}; write both or neither.")
+                raise InputError(f"{arrays.source} holds only one of {test_x} and {test_y}; write both or neither.")
             others = [name for name in names if name not in (train_x, train_y, "images", "labels")]
             return _pair_by_part(arrays, others, candidates.role) | first
     roles = _pair_by_part(arrays, names, candidates.role)
@@ -261,7 +262,9 @@ def _pair_by_part(arrays: NamedArrays, names: Sequence[str], role_in: Callable[[
         elif part == "test":
             found = (images or labels)[0]
             missing = "labels" if images else "images"
-            raise InputError(f"{arrays.where} holds {found}, but no {missing} of the test part; write both or neither.")
+            raise InputError(
+                f"{arrays.source} holds {found}, but no {missing} of the test part; write both or neither."
+            )
     return result
 
 
@@ -269,7 +272,7 @@ def _single_name(arrays: NamedArrays, names: Sequence[str], kind: str) -> str:
     if len(names) == 1:
         return names[0]
     raise InputError(
-        f"{arrays.where} holds {' and '.join(names)}, which could be the same thing; name one of them with "
+        f"{arrays.source} holds {' and '.join(names)}, which could be the same thing; name one of them with "
         f"--data.{kind}-column, or keep one of them in the file."
     )
 
@@ -309,7 +312,7 @@ def _split_compound(word: str) -> Iterator[str]:
 def _parts_by_shape(arrays: NamedArrays, candidates: Candidates) -> Parts:
     """One array of images and one of labels, or two of each, regardless of their names: the test part is the pair whose
     names may denote it, else the second."""
-    read = {name: np.asarray(arrays.read(name)) for name in candidates.held}
+    read = {name: np.asarray(arrays.read(name)) for name in candidates.names}
     images = [name for name, array in read.items() if array.ndim in (3, 4) and array.dtype.kind in "uif"]
     labels = [name for name, array in read.items() if _is_label_like(array)]
     images, labels = (
@@ -320,11 +323,11 @@ def _parts_by_shape(arrays: NamedArrays, candidates: Candidates) -> Parts:
     fitting = all(len(read[pair.images]) == len(read[pair.labels]) for pair in pairs)
     if not pairs or len(pairs) > 2 or len(images) != len(labels) or not fitting:
         descriptions = ", ".join(f"{name} {_describe_shape(array)}" for name, array in read.items())
-        raise InputError(f"{arrays.where} holds {descriptions or 'nothing'}; {NEEDED}.")
+        raise InputError(f"{arrays.source} holds {descriptions or 'nothing'}; {NEEDED}.")
     test = pairs[1] if len(pairs) == 2 else None
     notes = [f"{pair.images} are images and {pair.labels} their labels, by their shapes" for pair in pairs]
     notes += [f"{test.images} are those of the test part, by their {basis}"] if test else []
-    others = [name for name in candidates.held if name not in (*images, *labels)]
+    others = [name for name in candidates.names if name not in (*images, *labels)]
     return Parts(pairs[0], test, tuple(notes), (*_notes_on_unused(others), *candidates.unused))
 
 
@@ -336,7 +339,7 @@ def _assign_pairs(arrays: NamedArrays, images: Sequence[str], labels: Sequence[s
         return [Pair(*pair) for pair in zip(images, labels, strict=False)], "order"
     if ["test", "test"] in hints:
         raise InputError(
-            f"{arrays.where} holds {' and '.join(images)} with {' and '.join(labels)}, which all seem to be of a test "
+            f"{arrays.source} holds {' and '.join(images)} with {' and '.join(labels)}, which all seem to be of a test "
             "part; call the arrays x_train, y_train, x_test and y_test."
         )
     # If only the images or only the labels have hints in their names, the others are ordered like them.
@@ -375,7 +378,7 @@ def _class_names(
     array = np.asarray(arrays.read(key))
     if array.dtype.kind not in "USOiu" or array.ndim > 2 or (array.ndim == 2 and 1 not in array.shape):
         raise InputError(
-            f"The class names {key} of {arrays.where} are {array.dtype} of shape {array.shape}; give one text per "
+            f"The class names {key} of {arrays.source} are {array.dtype} of shape {array.shape}; give one text per "
             "class."
         )
     if key == LOOSE_KEY and _matches_images(array.size, labels):
@@ -396,13 +399,13 @@ def plain_text(value: Any) -> str:
     return value.decode("utf-8", errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def one_each(labels: np.ndarray, where: str) -> np.ndarray:
+def one_each(labels: np.ndarray, source: str) -> np.ndarray:
     """Labels `[N]` from a column, a row or one-hot rows (argmax); others are returned unchanged. Raises InputError
-    for a single value, an empty matrix and multi-label rows. `where` names the labels in messages."""
+    for a single value, an empty matrix and multi-label rows. `source` names the labels in messages."""
     if not labels.ndim:
-        raise InputError(f"The labels of {where} are a single value; give one class per image.")
+        raise InputError(f"The labels of {source} are a single value; give one class per image.")
     if labels.ndim == 2 and not labels.size:
-        raise InputError(f"The labels of {where} are empty; give one class per image.")
+        raise InputError(f"The labels of {source} are empty; give one class per image.")
     if labels.ndim == 2 and 1 in labels.shape:
         return labels.reshape(-1)
     if labels.ndim != 2 or labels.dtype.kind not in "uifb":
@@ -411,7 +414,8 @@ def one_each(labels: np.ndarray, where: str) -> np.ndarray:
     if bool(np.isin(values, (0, 1)).all()) and bool((values.sum(axis=1) == 1).all()):
         return values.argmax(axis=1)
     raise InputError(
-        f"The labels of {where} have shape {labels.shape}, several to an image (multi-label); give one class per image."
+        f"The labels of {source} have shape {labels.shape}, several to an image (multi-label); give one class per "
+        "image."
     )
 
 

@@ -76,7 +76,7 @@ def _base_name(file: Path) -> str:
     return SHARD.sub("", file.stem) if split_of(file.stem) else ""
 
 
-def pictures_beside(files: Sequence[Path], image: str | None = None) -> dict[str, Path]:
+def find_picture_files(files: Sequence[Path], image: str | None = None) -> dict[str, Path]:
     """The regular files below the folders of those parquet files that may refer to pictures by path, by resolved path.
     A parquet file may do so if a cell of the column `image`, or of a possible picture column, holds a path instead of
     bytes.
@@ -158,8 +158,8 @@ def _null_count(metadata: Any, column: int) -> int:
     return sum(1 if count is None else count for count in counts)
 
 
-def copied(files: Sequence[Path], place: Path) -> Any:
-    """The rows of some files as one Hugging Face data set that is stored in a file at `place`.
+def copied(files: Sequence[Path], path: Path) -> Any:
+    """The rows of some files as one Hugging Face data set that is stored in a file at `path`.
 
     Raises InputError for a broken file, and for files whose columns or class names differ.
     """
@@ -170,11 +170,11 @@ def copied(files: Sequence[Path], place: Path) -> Any:
     try:
         features = _features(files)
         schema = features.arrow_schema
-        with pyarrow.OSFile(str(place), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+        with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
             for file in files:
                 for batch in _batches(file):
                     writer.write_table(table_cast(batch, schema))
-        return datasets.Dataset.from_file(str(place))
+        return datasets.Dataset.from_file(str(path))
     except InputError:
         raise
     except Exception as error:  # as above

@@ -159,7 +159,7 @@ class Preprocessing:
         return {name: tensor for name in TENSORS[self.kind] if (tensor := getattr(self, name)) is not None}
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether it can be applied and inverted: `compact` leaves ZCA's eigenvectors out."""
         return not self.mixes or self.eigenvectors is not None
 
@@ -230,7 +230,7 @@ class Preprocessing:
                 f"Images of shape {tuple(images.shape)} were given; this preprocessing takes [N, "
                 f"{', '.join(map(str, self.shape))}]."
             )
-        if not self.whole:
+        if not self.is_complete:
             raise InputError(
                 "This set was stored without its ZCA matrix (compact), so its images cannot be shown or new ones "
                 "whitened; with the data that it was made of, call synthetic.completed(dataset.preprocessing), or add "

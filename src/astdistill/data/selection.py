@@ -56,7 +56,7 @@ class Division:
     held_out: Int[Tensor, " out"]
 
 
-def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
+def chosen_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
     """The old labels of the chosen classes, in their new order. Raises InputError for an unknown, repeated or missing
     class."""
     if choice.classes is not None and choice.first is not None:
@@ -85,11 +85,12 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
     return labels
 
 
-def renumbered(labels: Labels, kept: Sequence[int]) -> SelectedRows:
-    """The rows whose label is in `kept`, relabelled by its index in `kept`. Rows without a label (−1) are dropped."""
-    largest = max([*kept, int(labels.max()) if len(labels) else 0])
+def renumbered(labels: Labels, chosen: Sequence[int]) -> SelectedRows:
+    """The rows whose label is in `chosen`, relabelled by its index in `chosen`. Rows without a label (−1) are
+    dropped."""
+    largest = max([*chosen, int(labels.max()) if len(labels) else 0])
     new_label = torch.full((largest + 1,), -1, dtype=torch.int64)
-    new_label[list(kept)] = torch.arange(len(kept))
+    new_label[list(chosen)] = torch.arange(len(chosen))
     # An index below 0 would count from the end.
     relabelled = torch.where(labels < 0, -1, new_label[labels.clamp(min=0)])
     rows = (relabelled >= 0).nonzero().squeeze(1)
@@ -98,7 +99,7 @@ def renumbered(labels: Labels, kept: Sequence[int]) -> SelectedRows:
 
 def with_classes(raw: RawData, choice: ClassChoice) -> RawData:
     """The set with only the chosen classes."""
-    labels, summary = kept_labels(raw.classes, choice), raw.summary + Summary(guessed=by_number(raw.classes, choice))
+    labels, summary = chosen_labels(raw.classes, choice), raw.summary + Summary(guessed=by_number(raw.classes, choice))
 
     def select(split: Split) -> Split:
         chosen = renumbered(split.labels, labels)

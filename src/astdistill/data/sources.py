@@ -16,19 +16,19 @@ import torch
 from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Pixels
 from . import medmnist, saved
-from .array_files import Wanted, array_folder, from_array_file
+from .array_files import ArrayChoice, array_folder, from_array_file
 from .cache import PixelAllocator, cached_data
 from .dataset import DataConfig, RawData, Resize, Source, Split, Summary, rows_of
 from .decoding import decoded, padded, resized
 from .digests import FileSet
 from .hub import (
     ParquetFolder,
-    file_beside,
     from_hub,
     from_parquet,
     hub_file,
     parquet_file,
     parquet_folder,
+    picture_reader,
     prepared_files,
     table_source,
 )
@@ -106,9 +106,9 @@ class Request:
         opening = [asdict(self.opening)] * (self.opening != USUAL_OPENING)
         return [*names, *resizing, *opening]
 
-    def of_arrays(self) -> Wanted:
+    def of_arrays(self) -> ArrayChoice:
         """The options that apply to arrays."""
-        return Wanted(self.image_column, self.label_column, self.opening.white_level)
+        return ArrayChoice(self.image_column, self.label_column, self.opening.white_level)
 
     def check_no_columns(self, source: str) -> None:
         """Raise InputError if a column is named but the source has none."""
@@ -405,7 +405,7 @@ def _with_left_out(raw: RawData, folder: Path, ignored: list[Path]) -> RawData:
 def _from_parquet(folder: Path, paths: list[Path], request: Request, listing: Listing) -> RawData:
     parquet = parquet_folder(folder, paths, request.image_column)
     raw = _from_tables(parquet, request)
-    walked, referenced = listing.walk(folder), set(parquet.beside.values())
+    walked, referenced = listing.walk(folder), set(parquet.pictures.values())
     pictures = [path for path in walked.pictures if path not in referenced]
     notes = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
     skipped = Walked(hidden=walked.hidden, special=walked.special, written=walked.written).left_out()
@@ -426,7 +426,7 @@ def _from_saved(folder: Path, request: Request) -> RawData:
 
     def open_source() -> Opened:
         splits = saved.from_saved(folder)
-        readers = dict.fromkeys(splits, file_beside(folder, saved.files_below(folder)))
+        readers = dict.fromkeys(splits, picture_reader(folder, saved.files_below(folder)))
         return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, readers))
 
     return _decode_cached(name, files, lambda content: [name, *request.key(content)], open_source, request)
@@ -457,7 +457,7 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
     request = replace(request, choice=choice)
 
     def key(content: str) -> list[object]:
-        return [source.name, *request.key(content), *source.words, *source.places]
+        return [source.name, *request.key(content), *source.external_names, *source.places]
 
     raw = _decode_cached(source.name, source.files, key, lambda: nullcontext(source), request)
     # `left_out` is that of the current listing: the cache key does not cover ignored files.

@@ -48,9 +48,9 @@ def residence(memory: str, images: int, shape: Sequence[int], whiten: str, devic
     return "uint8" if pixels <= room else "disk"
 
 
-def held_bytes(where: Residence, images: int, shape: Sequence[int]) -> int:
+def held_bytes(storage: Residence, images: int, shape: Sequence[int]) -> int:
     """Bytes of memory that the images occupy."""
-    return {"float32": 4, "uint8": 1, "disk": 0}[where] * images * math.prod(shape)
+    return {"float32": 4, "uint8": 1, "disk": 0}[storage] * images * math.prod(shape)
 
 
 def _cuda_bytes(device: str | torch.device) -> int:
@@ -170,16 +170,16 @@ class MappedImages(Holding):
     """
 
     def __init__(
-        self, path: Path, chosen: Int[Tensor, " rows"] | None = None, *, known: str = "", remember: bool = True
+        self, path: Path, chosen: Int[Tensor, " rows"] | None = None, *, known_digest: str = "", remember: bool = True
     ) -> None:
-        """Map the file. `known` is the digest of these images, or empty; with `remember`, digests of chosen rows are
-        cached in a file next to it."""
+        """Map the file. `known_digest` is the digest of these images, or empty; with `remember`, digests of chosen
+        rows are cached in a file next to it."""
         self.path, self._chosen = path, chosen
         mapped = load_array(path, mapped=True)
         if mapped.dtype != np.uint8 or mapped.ndim != 4:
             raise ValueError(f"{path} holds {mapped.dtype} of shape {mapped.shape}, no images")
         self._array = mapped.view(np.ndarray)
-        self._digest, self._remember = known, remember
+        self._digest, self._remember = known_digest, remember
         self._preprocessing: Preprocessing | None = None
         self._device = torch.device("cpu")
         self.origin: Origin | None = None
@@ -258,7 +258,7 @@ class MappedImages(Holding):
         return cached
 
     def _copy(self) -> MappedImages:
-        copy = MappedImages(self.path, self._chosen, known=self._digest, remember=self._remember)
+        copy = MappedImages(self.path, self._chosen, known_digest=self._digest, remember=self._remember)
         copy.origin = self.origin
         return copy
 

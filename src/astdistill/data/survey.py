@@ -16,7 +16,7 @@ from .dataset import DataConfig, RawData, Source, Split, Summary
 from .decoding import size_in_memory, stored_shape
 from .description import Description
 from .loading import assemble
-from .selection import ClassChoice, kept_labels, renumbered
+from .selection import ClassChoice, chosen_labels, renumbered
 from .sources import DEFAULT_SIZES, PADDED, RESIZED, UNPADDED, bordered, looked_at
 
 MOST_HEADERS = 200
@@ -73,7 +73,7 @@ class Look:
     """Pictures whose header cannot be read."""
 
     def __call__(self, source: Source) -> RawData:
-        class_labels = kept_labels(source.classes, self.choice)
+        class_labels = chosen_labels(source.classes, self.choice)
         chosen = {part: renumbered(labels, class_labels) for part, labels in source.labels.items()}
         rows = chosen["train"].rows
         spaced = rows[torch.linspace(0, len(rows) - 1, min(MOST_HEADERS, len(rows))).round().to(torch.int64)]
@@ -117,7 +117,7 @@ def _read_headers(source: Source, rows: list[int], broken: list[str]) -> Iterato
             channels, height, width = stored_shape(data)
             yield PictureSize(height, width), channels
         except Exception:  # any error of a broken file: it is only noted here
-            broken.append(source.where("train", row))
+            broken.append(source.locate("train", row))
 
 
 def described_by_headers(data: DataConfig, ipc: int = 1) -> Description:

@@ -21,10 +21,10 @@ from .arrays import (
     channels_last,
     checked_tensor,
     dark,
+    detect_layout,
     from_array,
     from_tensor,
     joint_levels,
-    seen_layout,
 )
 from .dataset import DataConfig, Dataset, RawData, Split, Summary, checked_count
 from .decoding import decoded, opened_picture, resized, stacked
@@ -84,21 +84,21 @@ def dataset_from_tensors(
     inputs = {"training": train_images, "test": test_images}
     images = {part: _read_images(each, f"{name} ({part} part)", opening) for part, each in inputs.items()}
     pictures = [each for each in images.values() if isinstance(each, Pictures)]
-    arrays = [each.held for each in images.values() if isinstance(each, ArrayPart)]
+    arrays = [each.array for each in images.values() if isinstance(each, ArrayPart)]
     picture_levels = Levels(opening, lambda: (values for each in pictures for values in each))
     levels = joint_levels(arrays, name, config.white_level if arrays else None)
     labels, numbers = _number_labels([train_labels, test_labels], names, name)
     pixels, maxima = {}, []
     for part, each in images.items():
         if isinstance(each, Pictures):
-            pixels[part], maximum = _stack_images(each, len(each.held), each.where, config, picture_levels)
+            pixels[part], maximum = _stack_images(each, len(each.pictures), each.source, config, picture_levels)
             maxima.append(maximum)
         else:
-            pixels[part] = levels.pixels(each.held)
+            pixels[part] = levels.pixels(each.array)
     splits, left_out = _labelled_splits(pixels, numbers, name)
-    notes = dict.fromkeys(note for each in images.values() if isinstance(each, ArrayPart) for note in each.said)
+    notes = dict.fromkeys(note for each in images.values() if isinstance(each, ArrayPart) for note in each.notes)
     guessed = (*notes, *levels.guessed, *_dark_note(maxima), *picture_levels.guesses())
-    summary = Summary((*levels.read, *picture_levels.words(), *labels.words), left_out, guessed)
+    summary = Summary((*levels.read, *picture_levels.notes(), *labels.notes), left_out, guessed)
     return _assemble_raw(RawData(name, labels.classes, *splits, summary), whiten, device, fields)
 
 
@@ -154,12 +154,12 @@ def dataset_from_torch(
     train_names, test_names = train_part.names, test_part.names
     test_labels = test_part.labels
     if train_names and test_names and train_names != test_names and not test_part.is_text:
-        test_labels = _renumber_by_name(test_labels, test_names, train_names, test_part.where)
+        test_labels = _renumber_by_name(test_labels, test_names, train_names, test_part.source)
     labels, numbers = _number_labels([train_part.labels, test_labels], names or train_names, name)
     splits, left_out = _labelled_splits({"training": train_part.pixels, "test": test_part.pixels}, numbers, name)
     maxima = [part.top for part in (train_part, test_part)]
-    guessed = dict.fromkeys((*train_part.said, *test_part.said, *_dark_note(maxima), *levels.guesses()))
-    summary = Summary((*labels.words, *levels.words()), left_out, tuple(guessed))
+    guessed = dict.fromkeys((*train_part.notes, *test_part.notes, *_dark_note(maxima), *levels.guesses()))
+    summary = Summary((*labels.notes, *levels.notes()), left_out, tuple(guessed))
     raw = RawData(name, labels.classes, *splits, summary)
     return _assemble_raw(raw if names else _without_empty(raw), whiten, device, fields)
 
@@ -265,24 +265,24 @@ def _label_list(labels: Any, source: str) -> list[Any]:
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """The images of one part `[N, C, H, W]`, not yet in 256 levels, a tensor on the CPU or an array (`held`), and notes
-    on their axes (`said`)."""
+    """The images of one part `[N, C, H, W]`, not yet in 256 levels, a tensor on the CPU or an array, and notes on their
+    axes."""
 
-    held: Any
-    said: tuple[str, ...] = ()
+    array: Any
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pictures:
     """The Pillow pictures of one part; each iteration converts them to values again."""
 
-    held: Sequence[Image.Image]
-    where: str
+    pictures: Sequence[Image.Image]
+    source: str
     opening: Opening
 
     def __iter__(self) -> Iterator[Values]:
-        for row, picture in enumerate(self.held):
-            yield _picture_values(picture, f"Image {row} of {self.where}", self.opening)
+        for row, picture in enumerate(self.pictures):
+            yield _picture_values(picture, f"Image {row} of {self.source}", self.opening)
 
 
 def _read_images(images: Any, source: str, opening: Opening) -> ArrayPart | Pictures:
@@ -298,13 +298,13 @@ def _read_images(images: Any, source: str, opening: Opening) -> ArrayPart | Pict
         images = _stack_list(images, source)
     if isinstance(images, Tensor):
         tensor = checked_tensor(images, source)
-        if images.ndim == 4 and seen_layout(images.shape) == "NHWC":
+        if images.ndim == 4 and detect_layout(images.shape) == "NHWC":
             return ArrayPart(tensor, (_axes_note(images.shape, "NCHW", "permute(0, 3, 1, 2)"),))
         return ArrayPart(tensor)
     array = np.asarray(images)
     if array.ndim != 4:
         return ArrayPart(channels_first(array, source))
-    detected = seen_layout(array.shape)
+    detected = detect_layout(array.shape)
     layout: Layout = detected or "NCHW"  # as documented, if the shape is ambiguous
     converted = channels_first(array, source, layout)
     if detected == "NCHW" or channels_last(array.shape):
@@ -338,15 +338,15 @@ def _stack_list(images: Sequence[Any], source: str) -> Any:
 
 @dataclass(frozen=True)
 class ReadPart:
-    """Pixels and labels of one part, its class names if any, and notes on its items (`said`); `top` is the largest
+    """Pixels and labels of one part, its class names if any, and notes on its items; `top` is the largest
     value of the images that had 256 levels, or fractions."""
 
     pixels: Pixels
     top: int
     labels: list[Any]
     names: tuple[str, ...] | None
-    said: tuple[str, ...]
-    where: str
+    notes: tuple[str, ...]
+    source: str
 
     @property
     def is_text(self) -> bool | None:
@@ -365,13 +365,13 @@ class Stream:
     read: Callable[[], Iterable[tuple[Values | Tensor, Any]]]
 
     @staticmethod
-    def of(part: Any, where: str, config: DataConfig, opening: Opening) -> Stream:
+    def of(part: Any, source: str, config: DataConfig, opening: Opening) -> Stream:
         """The items of a data set; those of an iterable of unknown length are cached in memory."""
-        items = Items(part, where, config.image_column, config.label_column)
+        items = Items(part, source, config.image_column, config.label_column)
 
         def read() -> Iterator[tuple[Values | Tensor, Any]]:
             for row, (image, label) in enumerate(items):
-                yield _read_image(image, f"Image {row} of {where}", where, opening), label
+                yield _read_image(image, f"Image {row} of {source}", source, opening), label
 
         if items.count is not None:
             return Stream(part, items, items.count, read)
@@ -385,7 +385,7 @@ class Stream:
 
 def _read_part(stream: Stream, config: DataConfig, levels: Levels, text: bool | None) -> ReadPart:
     """Read all items of a part. `text`: whether labels are text; None: inferred from the first label."""
-    items, source, labels = stream.items, stream.items.where, []
+    items, source, labels = stream.items, stream.items.source, []
 
     def images() -> Iterator[Values | Tensor]:
         is_text = text
@@ -398,15 +398,15 @@ def _read_part(stream: Stream, config: DataConfig, levels: Levels, text: bool | 
     pixels, top = None, 0
     if stream.count:
         pixels, top = _stack_images(images(), stream.count, source, config, levels)
-    if pixels is None or items.places is None:
+    if pixels is None or items.keys is None:
         raise InputError(f"{source} holds no images; give at least one per class.")
-    if items.places.rivals and len(labels) > 2 and labels == list(range(len(labels))):
+    if items.keys.rivals and len(labels) > 2 and labels == list(range(len(labels))):
         raise InputError(
-            f"Entry {items.places.label} of the items of {source} numbers the images, so it is no label; name another "
+            f"Entry {items.keys.label} of the items of {source} numbers the images, so it is no label; name another "
             f"entry with label_column, or give pairs of an image and its label."
         )
-    names = class_names_in(stream.part, source, items.places.label)
-    return ReadPart(pixels, top, labels, names, (*items.said, *items.places.said), source)
+    names = class_names_in(stream.part, source, items.keys.label)
+    return ReadPart(pixels, top, labels, names, (*items.notes, *items.keys.notes), source)
 
 
 def _stack_images(

@@ -58,7 +58,7 @@ class Distillation:
         return Setup(self.dataset, self.experts, network, self.model, self.method, self.settings, self.compute_terms)
 
     @property
-    def seen(self) -> Setup:
+    def step_setup(self) -> Setup:
         """The setup that outer steps receive, in which the sub-images of slots are separate images."""
         if self.settings.factor == 1:
             return self.setup
@@ -143,7 +143,7 @@ class Distillation:
     def _initial_state(self, images: Images, targets: Targets) -> DistillState:
         """The state before the first outer step, with the further tensors that the step learns and the state that it
         keeps."""
-        setup, step, seed = self.seen, self.method.step, self.seed
+        setup, step, seed = self.step_setup, self.method.step, self.seed
         initial = torch.full((), self.settings.lr_init, device=images.device)
         first = Variables(images, targets, self.method.synthetic_lr.value(initial, self.settings.lr_init))
         first = self._decoded(first)
@@ -176,7 +176,7 @@ class Distillation:
         """The meta-gradient, and the state that the outer step keeps if the gradient is followed."""
         stored = state.variables
         gradient, step_state = self.method.step.advance(
-            self.seen, self._decoded(stored), state.step.clone(), state.counters.iteration, self.seed
+            self.step_setup, self._decoded(stored), state.step.clone(), state.counters.iteration, self.seed
         )
         return self._encoded(gradient, stored), step_state.clone()
 
@@ -196,7 +196,7 @@ class Distillation:
         counters, step_filter = state.counters, self.method.step_filter
         gradient, step_state = self.attempted(state)
         measured = step_filter.measures(gradient) | {"lr": state.lr}
-        parts = self.method.step.then(self.seen, counters.iteration, self.seed)
+        parts = self.method.step.then(self.step_setup, counters.iteration, self.seed)
         further = [partial(self._further_gradient, part) for part in parts]
         values = read(
             measured | state.attempt(gradient, step_state, partial(self.method.step.project, self.setup), further)

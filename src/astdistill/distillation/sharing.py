@@ -52,7 +52,7 @@ def plan_step(
             "leave --cluster out."
         )
     if count > 1:
-        return WorkerPlan(min(count, terms), divided_threads(), asked=True)
+        return WorkerPlan(min(count, terms), divided_threads(), requested=True)
     if used() is None and workers in (None, 1):
         return HERE
     return plan_workers(terms, workers, device, [network, *_script_components(method)])
@@ -71,7 +71,7 @@ def shared(run: Distillation, plan: WorkerPlan, done: int) -> Iterator[Distillat
     if plan == HERE or done >= run.settings.iterations:
         yield run
         return
-    setup = run.seen
+    setup = run.step_setup
     context = _WorkerContext(run.dataset, run.experts, setup.network, run.method, setup.settings, chosen())
     with _pool(context, plan) as compute:
         tell(_sharing_message(run.method.step.terms, plan))

@@ -39,7 +39,9 @@ def across_protocols(measured: Sequence[Scores]) -> list[Tabulation]:
     results = [result for scores in measured for result in _results(scores)]
     kinds = sorted({(result.labels, result.per_slot) for result in results})
     names = ("protocol", "trained on", "labels", "images a slot", "stored", "final", "best", "reported", "n")
-    columns = tuple(Column(name, words=name in ("protocol", "trained on", "labels", "reported")) for name in names)
+    columns = tuple(
+        Column(name, left_aligned=name in ("protocol", "trained on", "labels", "reported")) for name in names
+    )
     tables = []
     for labels, per_slot in kinds:
         members = [result for result in results if (result.labels, result.per_slot) == (labels, per_slot)]

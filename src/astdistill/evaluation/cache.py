@@ -67,7 +67,7 @@ class NetworkCache:
                     self._result(each)
 
     @staticmethod
-    def beside(out: Path | None) -> NetworkCache:
+    def of_folder(out: Path | None) -> NetworkCache:
         """The cache of the folder `out`, shared by all tables of that folder."""
         if out is None:
             return NetworkCache(None)

@@ -106,7 +106,7 @@ def continual(
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
     rate = (rates or {}).get(name)
     if rate:
-        synthetic = rate.given(synthetic)
+        synthetic = rate.with_best_rate(synthetic)
     count = len(dataset.classes)
     seen = tuple(accumulate(count // steps + (step < count % steps) for step in range(steps)))
     full_rows = {"synthetic": synthetic_row(name, synthetic, recipe)}
@@ -116,7 +116,7 @@ def continual(
         if each not in ("full", TAUGHT)
     }
     rows = [_memory_row(row, classes, count, seed) for row in full_rows.values() for classes in seen]
-    cached_rows = train_rows(rows, Testing(dataset, "test", seed, seeds), NetworkCache.beside(out), workers)
+    cached_rows = train_rows(rows, Testing(dataset, "test", seed, seeds), NetworkCache.of_folder(out), workers)
     sizes = torch.bincount(dataset.test.labels.cpu(), minlength=count)
     by_step = [
         _accuracies_on_seen(each, sizes, classes, seed)
@@ -167,7 +167,7 @@ def of_classes(synthetic: SyntheticSet, chosen: Labels) -> SyntheticSet:
 
 def continual_table(measured: Continual) -> Tabulation:
     """Accuracy by the number of classes seen."""
-    columns = (Column("memory", words=True), *(Column(f"{seen} classes") for seen in measured.seen))
+    columns = (Column("memory", left_aligned=True), *(Column(f"{seen} classes") for seen in measured.seen))
     names = {"synthetic": f"synthetic, {measured.model}", **BASELINE_NAMES}
     rows = [(names[name], *map(spread, by_step)) for name, by_step in measured.accuracies.items()]
     sizes = [len(values) for by_step in measured.accuracies.values() for values in by_step]

@@ -150,7 +150,7 @@ def rank(
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
     rate = (rates or {}).get(name)
     if rate:
-        synthetic = rate.given(synthetic)
+        synthetic = rate.with_best_rate(synthetic)
     plain = recipe.replace(augmentation="")
     rows = {
         "synthetic": synthetic_row(name, synthetic, recipe),
@@ -163,7 +163,7 @@ def rank(
     # For a set with hard labels "synthetic_hard" equals "synthetic", and for a protocol without augmentation the plain
     # rows equal the augmented ones: equal rows are trained once.
     distinct = {_cache_key(row): row for row in rows.values()}
-    testing, cache = Testing(dataset, "test", seed, seeds), NetworkCache.beside(out)
+    testing, cache = Testing(dataset, "test", seed, seeds), NetworkCache.of_folder(out)
     finals = {
         _cache_key(each.row): each.entry().final
         for each in train_rows(list(distinct.values()), testing, cache, workers)
@@ -247,7 +247,7 @@ def ranking_table(ranking: Ranking) -> Tabulation:
             f"β = {gamma:g} ({with_augmentation}, augmented) + {1 - gamma:g} ({without}, without)",
         ),
     )
-    columns = Column("score", words=True), Column("value", bold=True), Column("from", words=True)
+    columns = Column("score", left_aligned=True), Column("value", bold=True), Column("from", left_aligned=True)
     caption = (
         "DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. "
         f"{ranking.model}. {protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; "

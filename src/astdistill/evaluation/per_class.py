@@ -41,7 +41,10 @@ def by_class(scores: Scores) -> Tabulation:
         )
     order, note = _select_classes(next(iter(figures.values())))
     rows = [(scores.classes[label], *(spread(each[label]) for each in figures.values())) for label in order]
-    columns = (Column("class", words=True), *(Column(name, bold=number == 0) for number, name in enumerate(figures)))
+    columns = (
+        Column("class", left_aligned=True),
+        *(Column(name, bold=number == 0) for number, name in enumerate(figures)),
+    )
     return Tabulation(columns, tuple(rows), f"{note}{caption(scores)}", "Final accuracy by class")
 
 
@@ -62,7 +65,7 @@ def confusions(scores: Scores) -> Tabulation:
     title = f"Confusion of {model}, % of each class"
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     if len(counts) <= WHOLE:
-        columns = (Column("is \\ taken for", words=True), *(Column(name) for name in scores.classes))
+        columns = (Column("is \\ taken for", left_aligned=True), *(Column(name) for name in scores.classes))
         rows = [(name, *(f"{share:.0f}" for share in row)) for name, row in zip(scores.classes, shares, strict=True)]
         return Tabulation(columns, tuple(rows), caption(scores), title)
     pairs = [
@@ -72,7 +75,7 @@ def confusions(scores: Scores) -> Tabulation:
         if true != taken and share
     ]
     pairs = sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))[:WHOLE]
-    columns = Column("is", words=True), Column("taken for", words=True), Column("% of its images")
+    columns = Column("is", left_aligned=True), Column("taken for", left_aligned=True), Column("% of its images")
     rows = [(scores.classes[true], scores.classes[taken], f"{share:.0f}") for share, true, taken in pairs]
     return Tabulation(columns, tuple(rows), f"The {len(rows)} most frequent. {caption(scores)}", title)
 

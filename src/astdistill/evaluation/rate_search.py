@@ -64,7 +64,7 @@ def search_rates(
     candidates = [replace(synthetic, lr=set_rate * factor) for factor in sorted(factors)]
     held_out = _with_validation(dataset, seed)
     rows = [synthetic_row(name, each, recipe) for name in models for each in candidates]
-    cached_rows = train_rows(rows, Testing(held_out, "validation", seed, seeds), NetworkCache.beside(out), workers)
+    cached_rows = train_rows(rows, Testing(held_out, "validation", seed, seeds), NetworkCache.of_folder(out), workers)
     finals = [each.entry().final for each in cached_rows]
     judged_on = "the validation split"
     if dataset.validation is None:
@@ -82,10 +82,10 @@ def search_rates(
 def rates_table(rates: Mapping[str, SearchedRate], recipe: EvalRecipe) -> Tabulation:
     """The validation accuracy of every network at every rate; the chosen one is marked with *."""
     columns = (
-        Column("network", words=True),
+        Column("network", left_aligned=True),
         Column("learning rate"),
         Column("validation accuracy"),
-        Column("chosen", words=True),
+        Column("chosen", left_aligned=True),
     )
     rows = [
         (name, f"{rate:.4g}", spread(accuracies), "*" * (rate == searched.best))

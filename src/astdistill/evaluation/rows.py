@@ -71,7 +71,7 @@ class TableRow:
         return replace(self, teacher=teacher, content=f"{self.content}, seen with {teacher.content}")
 
     @property
-    def seen(self) -> int:
+    def images_seen(self) -> int:
         """Images that one network is shown, over all epochs."""
         return self.recipe.for_images(self.images).passes * self.images
 
@@ -80,7 +80,9 @@ class TableRow:
         _, height, width = dataset.shape
         steps = self.recipe.for_images(self.images).passes * math.ceil(self.images / self.recipe.batch)
         network = build_model(self.model, dataset.shape, len(dataset.classes))
-        return training_seconds(steps, self.seen, sum(part.numel() for part in network.parameters()), height * width)
+        return training_seconds(
+            steps, self.images_seen, sum(part.numel() for part in network.parameters()), height * width
+        )
 
     def examples(self, dataset: Dataset, k: int) -> Examples:
         """The images and targets of network k, on the device of the data set."""

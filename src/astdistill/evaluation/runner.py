@@ -184,7 +184,7 @@ def evaluate_all(
     check_taught(recipe, baselines)
     recipe, models = settled(synthetic, dataset, recipe, model)
     used = {name: rate for name, rate in (rates or {}).items() if name in models}
-    sets = {name: rate.given(synthetic) for name, rate in used.items()}
+    sets = {name: rate.with_best_rate(synthetic) for name, rate in used.items()}
     rows = [synthetic_row(name, sets.get(name, synthetic), recipe) for name in models]
     rows += [baseline_row(name, models[0], synthetic.ipc, dataset, recipe, seed, teacher) for name in baselines]
     rows = [row.taught_by(teacher) for row in rows]
@@ -222,7 +222,7 @@ def evaluate_all(
     with ExitStack() as stack:
         if out is not None:
             stack.enter_context(RunDir(out).writing())
-        return publish(train_rows(rows, testing, NetworkCache.beside(out), workers, publish))
+        return publish(train_rows(rows, testing, NetworkCache.of_folder(out), workers, publish))
 
 
 def _online_teacher(recipe: EvalRecipe, teacher: Teacher | None) -> TeacherInfo | None:
@@ -270,7 +270,10 @@ def _train_missing(
         # The first row first, as users wait for it; then the longest, so that no core is idle at the end.
         missing = sorted(missing, key=lambda job: (job[0] > 0, -each[job[0]]))
     gpu = dataset.device.type != "cpu"
-    total, remaining = seeds * sum(row.seen for row in rows), sum(rows[number].seen for number, _ in missing)
+    total, remaining = (
+        seeds * sum(row.images_seen for row in rows),
+        sum(rows[number].images_seen for number, _ in missing),
+    )
     with (
         bar(title, total, total - remaining, "images") as progress,
         pool(_train, (rows, testing, chosen()), worker_plan, progress, len(missing), seconds, gpu) as train,
@@ -293,7 +296,7 @@ def _train(shared: tuple[tuple[TableRow, ...], Testing, str], job: tuple[int, in
     network = network.to(dataset.device)
 
     def count() -> None:
-        progress.step(examples.seen)
+        progress.step(examples.images_per_epoch)
 
     # Networks may draw random numbers while they train.
     with using(engine), seeded(seed, "evaluate", k, "dropout"):

@@ -215,7 +215,7 @@ class SearchedRate(Record):
         means = [statistics.fmean(each) for each in self.accuracies]
         return self.rates[means.index(max(means))]
 
-    def given(self, synthetic: SyntheticSet) -> SyntheticSet:
+    def with_best_rate(self, synthetic: SyntheticSet) -> SyntheticSet:
         """The set with its learning rate replaced by the best one."""
         return replace(synthetic, lr=synthetic.lr.new_tensor(self.best))
 
@@ -397,7 +397,7 @@ def taught_table(scores: Scores) -> Tabulation | None:
     row = _row("", taught.row, alone.replace(baselines={"teacher": taught.row}))
     cells |= {name: text for name, text in row.items() if name != "trained on"}
     caption_text = caption(alone.replace(baselines={"teacher": taught.row}))
-    columns = tuple(Column(name, words=name.startswith("random")) for name in cells)
+    columns = tuple(Column(name, left_aligned=name.startswith("random")) for name in cells)
     return Tabulation(columns, (tuple(cells.values()),), caption_text, LABELS["teacher"].capitalize())
 
 

@@ -32,7 +32,7 @@ class Examples(ABC):
     """The network that labels the training batches, where the recipe has a temperature."""
 
     @property
-    def seen(self) -> int:
+    def images_per_epoch(self) -> int:
         """Images that a network sees in one epoch."""
         return len(self) * self.texture.samples
 

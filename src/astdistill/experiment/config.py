@@ -242,5 +242,5 @@ def imported_experts(experiment: Experiment) -> TrajectoryStore:
         check_folder(root, "--experts.store")
     names = [folder.name for folder in files_at(root).stores(RECIPE)]
     if name not in names:
-        raise unknown("store of experts", name, names, where=f"in {root}")
+        raise unknown("store of experts", name, names, context=f"in {root}")
     return TrajectoryStore.open(root / name)

@@ -54,7 +54,7 @@ class DatasetSize:
     test: int
     validation: int = 0
 
-    def held(self, data: DataConfig, device: str) -> int:
+    def memory_bytes(self, data: DataConfig, device: str) -> int:
         """Memory in bytes of all images, stored as `data` configures, and of the ZCA matrices."""
         images = self.train + self.test
         storage = residence(data.memory, images, self.shape, data.whiten, device)
@@ -139,47 +139,47 @@ class Estimate:
         return Stage("together", work, seconds, memory, disk)
 
 
-def estimate(experiment: Experiment, known: DatasetSize | None = None) -> Estimate:
+def estimate(experiment: Experiment, data_size: DatasetSize | None = None) -> Estimate:
     """Estimate the cost of every stage at a speed that is measured now. Fitting a whitening is a stage of its own. If
-    `known` is None, the size is read from the data."""
-    known, device = known or dataset_size(experiment), settled_device(experiment.device)
+    `data_size` is None, the size is read from the data."""
+    data_size, device = data_size or dataset_size(experiment), settled_device(experiment.device)
     with phase("measuring this machine"):
-        costs = counted(experiment, known, Costs(device, Speed(device)))
+        costs = counted(experiment, data_size, Costs(device, Speed(device)))
         if experiment.data.whiten in MIXING:
-            costs = replace(costs, stages=(_whitening(experiment, known), *costs.stages))
+            costs = replace(costs, stages=(_whitening(experiment, data_size), *costs.stages))
     return costs
 
 
-def counted(experiment: Experiment, known: DatasetSize, costs: Costs) -> Estimate:
+def counted(experiment: Experiment, data_size: DatasetSize, costs: Costs) -> Estimate:
     """Estimate experts (if the method uses any), distillation and evaluation. Nothing is measured if `costs` has no
     speed.
 
     Raises InputError if `ipc` exceeds the number of training images per class.
     """
-    if experiment.ipc * known.classes > known.train:
+    if experiment.ipc * data_size.classes > data_size.train:
         raise InputError(
-            f"{experiment.ipc} images per class were asked for, but there are {known.train // known.classes}; lower "
-            f"--ipc."
+            f"{experiment.ipc} images per class were asked for, but there are {data_size.train // data_size.classes}; "
+            f"lower --ipc."
         )
-    stages = _Stages(experiment, known, costs)
+    stages = _Stages(experiment, data_size, costs)
     experts = [] if experiment.method.expert is None else [stages.experts()]
     return Estimate((*experts, stages.distillation(), stages.evaluation()), costs.speed)
 
 
-def shortage(costs: Estimate, free: int | None, held: int = 0) -> str:
+def shortage(costs: Estimate, free: int | None, allocated: int = 0) -> str:
     """A message about the first stage that needs more memory than the `free` bytes; '' if all stages fit, or if `free`
     is None because the system does not report it.
 
-    `held` bytes of what each stage needs are already allocated.
+    `allocated` bytes of what each stage needs are already in use.
     """
     if free is None:
         return ""
     for stage in costs.stages:
-        if stage.memory - held > free:
+        if stage.memory - allocated > free:
             return (
-                f"The stage '{stage.name}' will need about {size(stage.memory - held)} of memory, and {size(free)} are "
-                "free: end other programs, or choose fewer --workers (one takes the least), images of fewer bytes "
-                "(--data.memory uint8 or disk), a smaller network, or fewer images a step."
+                f"The stage '{stage.name}' will need about {size(stage.memory - allocated)} of memory, and "
+                f"{size(free)} are free: end other programs, or choose fewer --workers (one takes the least), images "
+                "of fewer bytes (--data.memory uint8 or disk), a smaller network, or fewer images a step."
             )
     return ""
 
@@ -258,7 +258,7 @@ class _Stages:
     @property
     def _data_bytes(self) -> int:
         """Memory in bytes of the images and their whitening, which every stage holds."""
-        return self.data_size.held(self.experiment.data, self.costs.device)
+        return self.data_size.memory_bytes(self.experiment.data, self.costs.device)
 
     @property
     def _images(self) -> int:
@@ -280,22 +280,22 @@ class _Stages:
         length = f"{epochs} of {recipe.epochs} epochs"
         if epochs == recipe.epochs:
             length = many(epochs, "epoch")
-        bytes_per_job = student.held(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
+        bytes_per_job = student.pass_bytes(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
         memory = self._parallel_memory(settings.count, bytes_per_job, [self.experiment.model])
         return Stage(f"{many(settings.count, 'expert')} of {length}", cost.work, cost.seconds, memory, disk)
 
     def _plan(self, jobs: int, networks: Sequence[str]) -> WorkerPlan:
         return plan_workers(jobs, self.experiment.workers, torch.device(self.costs.device), networks)
 
-    def _parallel_memory(self, jobs: int, held: int, networks: Sequence[str]) -> int:
-        """Memory in bytes of the data and of the jobs that run at once, `held` bytes each. Workers share a second copy
-        of the data; jobs on a cluster use the memory of other machines."""
+    def _parallel_memory(self, jobs: int, bytes_per_job: int, networks: Sequence[str]) -> int:
+        """Memory in bytes of the data and of the jobs that run at once. Workers share a second copy of
+        the data; jobs on a cluster use the memory of other machines."""
         if used() is not None:
             return self._data_bytes
         workers = self._plan(jobs, networks).workers
         if workers == 1:
-            return self._data_bytes + held
-        return 2 * self._data_bytes + workers * (held + IDLE_WORKER)
+            return self._data_bytes + bytes_per_job
+        return 2 * self._data_bytes + workers * (bytes_per_job + IDLE_WORKER)
 
     def distillation(self) -> Stage:
         """The outer steps, and the networks that are trained for validation."""
@@ -350,9 +350,9 @@ class _Stages:
     def _step_bytes(self, student: Network, work: StepWork) -> int:
         """Memory in bytes of the graphs and buffers of an outer step, and of the images that are augmented together."""
         steps = work.training_steps if isinstance(self.experiment.method.estimator, Backprop) else 1
-        unrolled = student.held(work.batch, SECOND_GRAPH * steps) if work.training_steps else 0
+        unrolled = student.pass_bytes(work.batch, SECOND_GRAPH * steps) if work.training_steps else 0
         at_once = max(work.trained_at_once, work.batch * bool(work.before))
-        trained = student.held(at_once, GRADIENT_GRAPH) if at_once else 0
+        trained = student.pass_bytes(at_once, GRADIENT_GRAPH) if at_once else 0
         augmented = AT_ONCE_CUDA if torch.device(self.costs.device).type == "cuda" else AT_ONCE
         # Images, augmented images and the derivatives with respect to both.
         return max(unrolled, trained, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
@@ -414,7 +414,7 @@ class _Stages:
             total += cost
             guess += settings.networks * self._guessed_seconds(network, each, images)
             parts.append((row, cost.seconds))
-            memory = max(memory, network.held(min(each.batch, images), GRADIENT_GRAPH))
+            memory = max(memory, network.pass_bytes(min(each.batch, images), GRADIENT_GRAPH))
         sequential_seconds, total = total.seconds, jobs.together(total, guess, self.costs.speed)
         parts = [(row, seconds * total.seconds / sequential_seconds) for row, seconds in parts]
         if (teacher := self._teacher(recipe)) is not None:

@@ -51,7 +51,7 @@ from .config import (
     imported_experts,
     load_data,
 )
-from .work import where_text
+from .work import describe_device
 
 PICTURES = 50
 """Number of pictures and histograms logged over a run. The steps in `EARLY`, when images change most, are logged in
@@ -240,11 +240,13 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
         )
 
 
-def prepare(experiment: Experiment, out: Path, told: Callable[[Description], None] = ignore_description) -> Dataset:
+def prepare(
+    experiment: Experiment, out: Path, on_description: Callable[[Description], None] = ignore_description
+) -> Dataset:
     """Load the data, check everything that can be checked, and claim `out` for this run.
 
-    `told` is called with the description of the data before the checks. Raises InputError, with nothing written, if a
-    check fails or another process is writing to the run.
+    `on_description` is called with the description of the data before the checks. Raises InputError, with nothing
+    written, if a check fails or another process is writing to the run.
     """
     folder = RunDir(out)
     folder.check_free()
@@ -253,8 +255,8 @@ def prepare(experiment: Experiment, out: Path, told: Callable[[Description], Non
         check_numbers(experiment)
     dataset = load_data(experiment)
     description = Description.of(dataset, experiment.ipc)
-    tell_where(experiment, description)
-    told(description)
+    print_device(experiment, description)
+    on_description(description)
     check_experiment(experiment, dataset)
     saved_config = read_json(folder.config) if folder.config.exists() else {}
     with reading(folder.config, "the settings of a run", "restore it, or name a new folder with --out"):
@@ -271,10 +273,10 @@ def prepare(experiment: Experiment, out: Path, told: Callable[[Description], Non
     return dataset
 
 
-def tell_where(experiment: Experiment, description: Description) -> None:
+def print_device(experiment: Experiment, description: Description) -> None:
     """Print the device of this experiment and what computes its derivatives."""
     with using(experiment.engine):
-        tell(where_text(experiment.device, description.shape, len(description.classes), experiment.model))
+        tell(describe_device(experiment.device, description.shape, len(description.classes), experiment.model))
 
 
 def _upgrade_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Proposal:
     experiment: Experiment
     choices: tuple[Choice, ...]
 
-    def told(self, final: Experiment) -> list[ChosenFlag]:
+    def chosen_flags(self, final: Experiment) -> list[ChosenFlag]:
         """Every choice with its value in the experiment that is run; the reason is 'as given' for a value that the user
         set."""
         rows = []

@@ -30,7 +30,7 @@ from ..runtime.provenance import machine
 from ..runtime.run_dir import SILENT_S, RunDir
 from ..runtime.tables import spread
 from .config import Experiment, check_experiment, check_numbers, load_data
-from .pipeline import obtain_experts, run_experiment, tell_where
+from .pipeline import obtain_experts, print_device, run_experiment
 from .plan import Row, Settings, Shared, shared_experts, table, title_of
 from .presets import preset
 
@@ -42,21 +42,21 @@ def run_rows(
     rows: Sequence[Row],
     out: Path,
     loggers: Sequence[str] = (),
-    told: OnDescription = lambda experiment, description: None,
+    on_description: OnDescription = lambda experiment, description: None,
 ) -> Sweep:
     """Run every row that is not finished. Experts are trained first, shared ones once; then the rows run, each as a
     task in a separate process if that saves time, or on the nodes of a cluster.
 
     A row that fails is saved with its error message, and the other rows continue. `out`/sweep.json is rewritten after
-    each row; the tables and the page are written at the end. The same call resumes a stopped sweep. `told` is called
-    with the description of each data set. Raises InputError if `out` cannot be the folder of a sweep, and if no row
-    finishes and all failures are InputErrors.
+    each row; the tables and the page are written at the end. The same call resumes a stopped sweep.
+    `on_description` is called with the description of each data set. Raises InputError if `out` cannot be the
+    folder of a sweep, and if no row finishes and all failures are InputErrors.
     """
     check_folder(out, "--out")
     if RunDir(out).config.exists():
         raise InputError(f"{out} holds a run; name another folder for several runs, such as --out {out}-seeds")
     with RunDir(out).writing(), write_status(RunDir(out).live):
-        running = _Running(title, rows, out, tuple(loggers), told)
+        running = _Running(title, rows, out, tuple(loggers), on_description)
         running.prepare()
         running.run()
     save_sweep(running.sweep, out)
@@ -127,7 +127,7 @@ class _Running:
             return
         first = rows[0].experiment
         description = Description.of(dataset, first.ipc)
-        tell_where(first, description)
+        print_device(first, description)
         self.on_description(first, description)
         valid_rows = list[Row]()
         for row in rows:

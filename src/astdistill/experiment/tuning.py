@@ -165,10 +165,14 @@ def _fits(method: Method, settings: DistillSettings, epochs: int | None = None) 
 
 
 def tune(
-    experiment: Experiment, search: Search, out: Path, dataset: Dataset, told: Callable[[Tuning], object] = lambda t: 0
+    experiment: Experiment,
+    search: Search,
+    out: Path,
+    dataset: Dataset,
+    on_trial: Callable[[Tuning], object] = lambda t: 0,
 ) -> Tuning:
-    """Search the learning rates of an experiment, whose `dataset` must have held-out images. `told` is called after
-    every trial.
+    """Search the learning rates of an experiment, whose `dataset` must have held-out images. `on_trial` is called
+    after every trial.
 
     All files are in `out`, from which the same call resumes; a trial that was killed is run again. Raises InputError if
     `out` holds another search, DivergedError if no trial reached the last outer step.
@@ -198,7 +202,7 @@ def tune(
         # Distillation gets no test images, so that they cannot influence a choice even by mistake.
         search_data = replace(dataset, test=dataset.validation)
         with using(experiment.engine), _ignore_optuna_warnings():
-            return _Trials(optuna, experiment, search, out, search_data, experts, empty, told).run()
+            return _Trials(optuna, experiment, search, out, search_data, experts, empty, on_trial).run()
 
 
 def _check_same_search(requested: Tuning, out: Path) -> None:

@@ -195,7 +195,7 @@ class Network:
         model = FlatModel(self.module)
         return engine_name(model, model.flatten(), torch.zeros(1, *self.shape))
 
-    def engine_in_words(self) -> str:
+    def engine_text(self) -> str:
         """The engine and its instruction set as text; for the slow engine, also the reason and a remedy."""
         kernels = None
         if torch.device(self.device).type == "cpu":
@@ -216,7 +216,7 @@ class Network:
             "sizes that halve at every block"
         )
 
-    def held(self, images: int, graph: float) -> int:
+    def pass_bytes(self, images: int, graph: float) -> int:
         """Memory in bytes of a pass over `images` images. A graph keeps `graph` times the outputs of the layers; the
         native kernels have buffers for a part of a large batch."""
         values = self.counts[2]
@@ -275,7 +275,7 @@ class Speed:
     load: float = field(default_factory=load)
     """Number of processes that needed a core, as a mean over the last minute."""
     wall_s: float = 0.0
-    own_s: float = 0.0
+    cpu_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.device = settled_device(self.device)
@@ -298,7 +298,7 @@ class Speed:
             self._synchronize()
             runs, elapsed = runs + 1, time.perf_counter() - start
             cpu_s = time.thread_time() - cpu_before
-        self.wall_s, self.own_s = self.wall_s + elapsed, self.own_s + cpu_s
+        self.wall_s, self.cpu_s = self.wall_s + elapsed, self.cpu_s + cpu_s
         return elapsed / runs
 
     def crowding(self, workers: int, threads: int) -> float:
@@ -329,7 +329,7 @@ class Speed:
         """Processor time of the measuring thread divided by wall-clock time; 1 on a GPU, or if nothing was measured."""
         if self._on_gpu or not self.wall_s:
             return 1.0
-        return min(1.0, self.own_s / self.wall_s)
+        return min(1.0, self.cpu_s / self.wall_s)
 
     def disturbed(self) -> str:
         """A sentence about other programs that ran during the measurement, or ''."""
@@ -550,11 +550,11 @@ def _discard(result: object) -> None:
     """Ignore a result."""
 
 
-def where_text(device: str, shape: Shape, classes: int, model: str) -> str:
+def describe_device(device: str, shape: Shape, classes: int, model: str) -> str:
     """Device, engine and threads in one line, with the reason for the choice of `device` auto, and with a remedy if the
     engine is the slow one."""
     resolved = settled_device(device)
-    text = f"Device: {resolved}, engine: {Network(model, shape, classes, resolved).engine_in_words()}"
+    text = f"Device: {resolved}, engine: {Network(model, shape, classes, resolved).engine_text()}"
     if device == resolved:
         return text
     if resolved == "cpu" and torch.backends.mps.is_available():

@@ -19,8 +19,8 @@ import torch
 from ..runtime.errors import InputError
 from ..runtime.files import (
     DIGESTS,
-    beside,
     cache_folder,
+    create_temporary,
     load_tensors,
     parse_json,
     reading,
@@ -163,10 +163,10 @@ class CloudFiles:
     def check_writable(self) -> None:
         Objects(self.folder.parent).check_writable()
 
-    def fetch(self, expert: int, whole: int) -> None:
+    def fetch(self, expert: int, recipe_epochs: int) -> None:
         self._last_upload[expert] = time.monotonic(), 0
         if (file := self._local_file(expert)).exists():
-            self._upload_leftover(expert, file, whole)
+            self._upload_leftover(expert, file, recipe_epochs)
         try:
             self._fetch_state(expert)
         except GoneError:  # another process has uploaded a later state and removed this one
@@ -179,10 +179,10 @@ class CloudFiles:
     def _local_folder(self, expert: int) -> Path:
         return self.scratch / f"{expert:03d}{ENDING}"
 
-    def _upload_leftover(self, expert: int, file: Path, whole: int) -> None:
+    def _upload_leftover(self, expert: int, file: Path, recipe_epochs: int) -> None:
         """Upload a trajectory that an earlier call had not uploaded yet when it was stopped."""
         if not self.has(expert) or self._epochs_in_object(self._object_name(expert)) < published_rows(file) - 1:
-            self.publish(expert, whole, self._local_folder(expert))
+            self.publish(expert, recipe_epochs, self._local_folder(expert))
         else:
             file.unlink()
 
@@ -196,12 +196,12 @@ class CloudFiles:
         with self.objects.brought(states[best]) as state:
             tensors, header = load_tensors(state, mend=MEND)
         rows = tensors.pop(ROWS, None)
-        folder = beside(self._local_folder(expert), folder=True)
+        folder = create_temporary(self._local_folder(expert), folder=True)
         save_tensors(folder / "state.safetensors", tensors, header)
         if rows is not None:
             (folder / "rows.bin").write_bytes(rows.numpy().astype("<f4").tobytes())
         else:
-            self._local_file(expert).write_bytes(self.objects.whole(self._object_name(expert)))
+            self._local_file(expert).write_bytes(self.objects.read_all(self._object_name(expert)))
         remove_folder(self._local_folder(expert))
         folder.rename(self._local_folder(expert))
         self._last_upload[expert] = time.monotonic(), best
@@ -236,18 +236,18 @@ class CloudFiles:
             self._put(f"{expert:03d}{ENDING}/{epochs:04d}.safetensors", file.read_bytes())
         self._remove(name for saved_epochs, name in self._states(expert).items() if saved_epochs < epochs)
 
-    def publish(self, expert: int, whole: int, folder: Path) -> None:
+    def publish(self, expert: int, recipe_epochs: int, folder: Path) -> None:
         file = self._local_file(expert)
         with suppress(FileNotFoundError):  # another process of this machine has uploaded it
             data = file.read_bytes()
             tensors = RemoteTensors(file, lambda start, stop: data[start:stop])
             epochs = tensors.get_slice(ROWS).get_shape()[0] - 1
             name = f"{expert:03d}-{epochs:04d}.safetensors"
-            if epochs == whole and not self._is_shorter(file.name, epochs):
+            if epochs == recipe_epochs and not self._is_shorter(file.name, epochs):
                 name = file.name
             if not self._put(name, data):
                 self._warn_about_kept(expert, name, tensors)
-            if epochs == whole:
+            if epochs == recipe_epochs:
                 self._remove(self._states(expert).values())
             elif state_epochs(folder) == epochs:
                 self._put_state(expert, folder, None)

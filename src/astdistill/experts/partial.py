@@ -66,7 +66,7 @@ class PartialTrajectory:
 
     @staticmethod
     @contextmanager
-    def held(store: Path, expert: int, parameters: int) -> Iterator[PartialTrajectory]:
+    def acquire(store: Path, expert: int, parameters: int) -> Iterator[PartialTrajectory]:
         """A folder of this process for the block, with the progress that another process left of the same expert, if
         any."""
         partial = PartialTrajectory(store, expert, parameters)

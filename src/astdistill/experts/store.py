@@ -32,7 +32,7 @@ from ..runtime.files import (
     save_tensors,
     write_json,
 )
-from ..runtime.objects import Objects, Url, place
+from ..runtime.objects import Objects, Url, path_or_url
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Params, Rows
 from ..runtime.text import many, printable
@@ -140,9 +140,9 @@ class LocalFiles:
     def check_writable(self) -> None:
         """Raise InputError if nothing can be written, unless writing itself reports it."""
 
-    def fetch(self, expert: int, whole: int) -> None:
+    def fetch(self, expert: int, recipe_epochs: int) -> None:
         """Copy the state from which an expert's training resumes into `scratch`, unless as many epochs are there.
-        `whole` is the number of epochs of the recipe."""
+        `recipe_epochs` is the number of epochs of the recipe."""
 
     def at_work(self, partial: PartialTrajectory) -> AbstractContextManager[None]:
         """A context manager for the training of an expert: after an error the progress is saved for other processes."""
@@ -151,9 +151,9 @@ class LocalFiles:
     def save(self, partial: PartialTrajectory) -> None:
         """Save the last epoch of an expert for other processes."""
 
-    def publish(self, expert: int, whole: int, folder: Path) -> None:
+    def publish(self, expert: int, recipe_epochs: int, folder: Path) -> None:
         """Put the file of an expert from `scratch` into the store; and the state in `folder`, from which its training
-        resumes, if it has fewer epochs than `whole`."""
+        resumes, if it has fewer epochs than `recipe_epochs`."""
 
     def tidy(self, finished: Iterable[int]) -> None:
         """Remove states that other processes left of these finished experts; does nothing here,
@@ -221,7 +221,7 @@ class TrajectoryStore:
             InputError: There is no store, or `folder` holds several.
         """
         trust_modules(trust)
-        folder = place(folder)
+        folder = path_or_url(folder)
         if not files_at(folder).described(RECIPE):
             folder = _only_store(folder)
         recipe, files = folder / RECIPE, files_at(folder)

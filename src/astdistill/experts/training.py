@@ -22,7 +22,7 @@ from ..runtime.cluster import used
 from ..runtime.devices import moved, read
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import NO_LOCKS, append_line, lock
-from ..runtime.objects import place
+from ..runtime.objects import path_or_url
 from ..runtime.parallel import WorkerPlan, plan_workers, pool, training_seconds
 from ..runtime.progress import Bar, bar
 from ..runtime.seeds import derive, rng, seeded
@@ -135,7 +135,7 @@ def train_experts(
         )
     parameters = FlatModel(build_model(model, dataset.shape, len(dataset.classes))).size
     identity = identity_of(dataset, recipe, model, parameters, seed, dtype)
-    trajectories = TrajectoryStore.create(place(store), identity, dataset.config, dataset.preprocessing)
+    trajectories = TrajectoryStore.create(path_or_url(store), identity, dataset.config, dataset.preprocessing)
     trained = {expert: trajectories.trained_epochs(expert) for expert in trajectories.experts()}
     finished = [expert for expert, epochs in trained.items() if epochs >= recipe.epochs]
     PartialTrajectory.sweep(trajectories.scratch, finished)
@@ -249,7 +249,7 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: i
     process does so first."""
     identity, files = store.identity, store.files
     files.fetch(expert, identity.recipe.epochs)
-    with PartialTrajectory.held(store.scratch, expert, identity.parameters) as partial, files.at_work(partial):
+    with PartialTrajectory.acquire(store.scratch, expert, identity.parameters) as partial, files.at_work(partial):
         _train_epochs(partial, dataset, store, expert, until, progress)
 
 

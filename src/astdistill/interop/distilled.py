@@ -86,10 +86,13 @@ class Distilled(SyntheticSet):
         recipe = recipe.for_images(len(examples))
         trainee, total = Trainee(network, trainable), torch.zeros((), device=trainable[0].device)
         title = f"training {type(network).__name__} on {len(self.images)} synthetic images (images seen)"
-        with seeded(seed, "train", "dropout"), bar(title, recipe.passes * examples.seen, 0, "images") as progress:
+        with (
+            seeded(seed, "train", "dropout"),
+            bar(title, recipe.passes * examples.images_per_epoch, 0, "images") as progress,
+        ):
             for losses in train_epochs(trainee, examples, recipe, lambda epoch: rng(seed, "train", epoch)):
                 total = total + losses
-                progress.step(examples.seen)
+                progress.step(examples.images_per_epoch)
         trainee.release()
         network.eval()
         if not bool(total.isfinite()):

@@ -150,7 +150,7 @@ def _columns(synthetic: SyntheticSet) -> str:
 def _use(synthetic: SyntheticSet, path: str) -> str:
     augmentation = synthetic.augmentation.replace("_", ", ") or "none"
     completion = ""
-    if not synthetic.preprocessing.whole:  # its matrix comes with the real data
+    if not synthetic.preprocessing.is_complete:  # its matrix comes with the real data
         completion = (
             "dataset = ad.load_dataset(synthetic.data)\nsynthetic = synthetic.completed(dataset.preprocessing)\n"
         )

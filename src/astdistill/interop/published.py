@@ -119,7 +119,7 @@ def find(name: str, folder: str | Path | None = None) -> PublishedSet:
         return _from_hub(name)
     sets = zoo(folder)
     if name not in sets:
-        raise unknown("distilled set", name, sets, where=f"(a set on the hub is {HUB}OWNER/REPO)")
+        raise unknown("distilled set", name, sets, context=f"(a set on the hub is {HUB}OWNER/REPO)")
     return sets[name]
 
 
@@ -177,7 +177,8 @@ def listing(sets: Mapping[str, PublishedSet]) -> Tabulation:
             rows.append((f"{name} [{len(notes)}]", *(ABSENT for _ in COLUMNS[1:])))
     text_columns = ("set", "data", "labels")
     columns = tuple(
-        Column(name, words=name in text_columns, bold=name == "accuracy, %", whole=name == "set") for name in COLUMNS
+        Column(name, left_aligned=name in text_columns, bold=name == "accuracy, %", no_wrap=name == "set")
+        for name in COLUMNS
     )
     caption = (
         "Images: classes × images per class. Test accuracy, with its protocol.\n"

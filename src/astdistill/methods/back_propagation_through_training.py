@@ -379,7 +379,7 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         if not self.curvature_rank:
             return 0
         factors = 2 * self.curvature_rank
-        return max(2 * factors, factors + LowRank.held(self.curvature_rank) - window_vectors)
+        return max(2 * factors, factors + LowRank.peak_vectors(self.curvature_rank) - window_vectors)
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
         initial, images = super().begin(setup, variables, seed), variables.images

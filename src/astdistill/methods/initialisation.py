@@ -216,15 +216,15 @@ class FileInit(ImageInit):
     path: Path
     """A synthetic.safetensors file, or a run folder that contains one."""
 
-    def check_alike(self, given: Sequence[object], wanted: Sequence[object]) -> None:
+    def check_alike(self, earlier: Sequence[object], current: Sequence[object]) -> None:
         """Raise InputError if classes, images per class, shape or, where it is known, preprocessing differ.
 
         Args:
-            given: Properties of the earlier set, in this order.
-            wanted: Properties of the run, as far as they are known.
+            earlier: Properties of the earlier set, in this order.
+            current: Properties of the run, as far as they are known.
         """
         for name, actual, expected in zip(
-            ("classes", "images per class", "image shape", "preprocessing"), given, wanted, strict=False
+            ("classes", "images per class", "image shape", "preprocessing"), earlier, current, strict=False
         ):
             if actual != expected:
                 raise InputError(

@@ -56,7 +56,7 @@ class LowRank:
         return LowRank(basis @ left[:, :kept_rank], values[:kept_rank], basis @ right[:kept_rank].T)
 
     @staticmethod
-    def held(rank: int) -> int:
+    def peak_vectors(rank: int) -> int:
         """Largest number of vectors `[P]` that `fitted` holds at once: the multiplied columns, one by one and as a
         matrix, their products, and the memory of their QR decomposition."""
         return 4 * (rank + OVERSAMPLED)

@@ -107,7 +107,9 @@ class Method(Record):
         learnable = ("images", "targets", "lr", *self.step.rates())
         for name in self.learn:
             if name not in learnable:
-                raise unknown("tensor", name, learnable, where=f"that the outer step of method '{self.name}' can learn")
+                raise unknown(
+                    "tensor", name, learnable, context=f"that the outer step of method '{self.name}' can learn"
+                )
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,17 @@ from torch import nn
 
 from ..runtime.errors import InputError
 from ..runtime.shapes import Batch, Logits
-from .layers import ACTIVATIONS, POOL, POOLINGS, check_counts, check_groups, check_pixels, check_words, normed, trunk
+from .layers import (
+    ACTIVATIONS,
+    POOL,
+    POOLINGS,
+    check_counts,
+    check_groups,
+    check_layer_names,
+    check_pixels,
+    normed,
+    trunk,
+)
 
 MAX_DEPTH = 8
 
@@ -35,7 +45,7 @@ class ConvNet(nn.Module):
         pooling: str = "avg",
     ) -> None:
         super().__init__()
-        check_words(norm, activation, pooling)
+        check_layer_names(norm, activation, pooling)
         check_counts("ConvNet", channels=channels, classes=classes, width=width)
         _check_depth(depth)
         check_groups(norm, width)
@@ -118,7 +128,7 @@ class Trunk(Stacked):
     ) -> None:
         super().__init__()
         widths = [width for width, kernel in plan if (width, kernel) != POOL]
-        check_words(norm, activation, pooling)
+        check_layer_names(norm, activation, pooling)
         check_counts(type(self).__name__, channels=channels, classes=classes, width=widths[0])
         for width in widths:
             check_groups(norm, width)
@@ -147,7 +157,7 @@ class MLP(Stacked):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        check_words(activation=activation)
+        check_layer_names(activation=activation)
         check_counts("MLP", channels=channels, classes=classes, depth=depth, width=width)
         check_pixels(size)
         units = [channels * size[0] * size[1], *[width] * depth]
@@ -174,7 +184,7 @@ class LeNet(Stacked):
         self, channels: int, classes: int, size: tuple[int, int], activation: str = "relu", pooling: str = "max"
     ) -> None:
         super().__init__()
-        check_words(activation=activation, pooling=pooling)
+        check_layer_names(activation=activation, pooling=pooling)
         check_counts("LeNet", channels=channels, classes=classes)
         check_pixels(size)
         shortest = min(size)

@@ -87,7 +87,7 @@ def normed(norm: str, width: int) -> list[nn.Module]:
     return [NORMS[norm](width)]
 
 
-def check_words(norm: str = "none", activation: str = "relu", pooling: str = "none") -> None:
+def check_layer_names(norm: str = "none", activation: str = "relu", pooling: str = "none") -> None:
     """Raise InputError for an unknown norm, activation or pooling."""
     for kind, word, table in (
         ("norm", norm, NORMS),

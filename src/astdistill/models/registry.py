@@ -107,13 +107,13 @@ class Name:
 
     text: str
     family: str
-    said: dict[str, Any]
+    stated: dict[str, Any]
     """The options that the name sets, in its order."""
 
     def options(self, size: tuple[int, int]) -> dict[str, Any]:
         """All options, with their defaults for images of this height and width."""
-        options = _default_options(self.family) | self.said
-        if self.family == "convnet" and "depth" not in self.said:
+        options = _default_options(self.family) | self.stated
+        if self.family == "convnet" and "depth" not in self.stated:
             options["depth"] = _default_depth(size, options["pooling"])
         return options
 
@@ -128,7 +128,7 @@ class Name:
         if options[option] == value:
             return self.text
         return "-".join(
-            [self.family, *(_format_option(name, setting) for name, setting in (self.said | {option: value}).items())]
+            [self.family, *(_format_option(name, setting) for name, setting in (self.stated | {option: value}).items())]
         )
 
 
@@ -185,7 +185,7 @@ def _parse_word(name: str, word: str, defaults: dict[str, Any]) -> tuple[str, An
             "word",
             word,
             [*numbers, *(word for word, (option, _) in _OPTION_OF_WORD.items() if option in defaults)],
-            where=f"for model '{name}'",
+            context=f"for model '{name}'",
         )
     return option, value
 

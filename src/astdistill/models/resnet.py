@@ -6,7 +6,7 @@ from torch import nn
 
 from ..runtime.errors import unknown
 from ..runtime.shapes import Batch, Logits
-from .layers import ACTIVATIONS, check_counts, check_groups, check_pixels, check_words, normed
+from .layers import ACTIVATIONS, check_counts, check_groups, check_layer_names, check_pixels, normed
 
 SHRINKINGS = ("stride", "avg")
 
@@ -68,7 +68,7 @@ class ResNet18(nn.Module):
         shrinking: str = "stride",
     ) -> None:
         super().__init__()
-        check_words(norm, activation)
+        check_layer_names(norm, activation)
         if shrinking not in SHRINKINGS:
             raise unknown("shrinking", shrinking, SHRINKINGS)
         check_counts("ResNet18", channels=channels, classes=classes, width=width)

@@ -32,10 +32,10 @@ from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .run import RunReader
 from .sweep import BASELINES, FILE, PAGE, STEM, Sweep
-from .whose import current, outdated, said, sets_of
+from .whose import current_evaluation, outdated, outdated_message, sets_of
 
 RUN_COLUMNS = tuple(
-    Column(name, words=True, whole=name in ("ipc", "stored"))
+    Column(name, left_aligned=True, no_wrap=name in ("ipc", "stored"))
     for name in ("run", "data", "ipc", "images a slot", "stored", "labels", "protocol", "method", "network")
 )
 SWEEP_FILES = (SEEDS, FILE, PAGE, *(f"{STEM}{ending}" for ending in (".txt", ".md", ".tex")))
@@ -118,12 +118,12 @@ def _evaluation_folder(path: Path) -> RunDir:
     folder = run_dir.folder
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; name finished runs, for example: astdistill compare runs/*")
-    if run_dir.synthetic.exists() and (found := current(run_dir)) is not None:
+    if run_dir.synthetic.exists() and (found := current_evaluation(run_dir)) is not None:
         return found
     command = shlex.join(["astdistill", "evaluate", str((run_dir.home() or run_dir).folder)])
     if run_dir.scores.exists():
         if outdated(run_dir, sets_of(run_dir, run_dir.home() or run_dir)):
-            raise InputError(said(folder, command))
+            raise InputError(outdated_message(folder, command))
         return run_dir
     if run_dir.begun:
         raise InputError(run_dir.not_finished)

@@ -17,7 +17,7 @@ from ..evaluation.scores import spread
 from ..experts.recipe import ExpertCurve
 from ..runtime.errors import InputError
 from ..runtime.files import replacing
-from ..runtime.text import shown_name
+from ..runtime.text import display_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,7 +105,7 @@ def legend(axes: Axes, **options: Any) -> None:
         label = str(artist.get_label())
         if not label.startswith("_child"):
             handles.append(artist)
-            labels.append(shown_name(label, IN_LEGENDS))
+            labels.append(display_name(label, IN_LEGENDS))
     drawn = axes.legend(handles, labels, frameon=False, **options)
     for text in drawn.get_texts():
         text.set_parse_math(False)

@@ -12,12 +12,12 @@ from typing import Any, Self
 from ..runtime.config import by_todays_names
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, read_lines
-from ..runtime.provenance import as_shown
+from ..runtime.provenance import display_path
 from ..runtime.run_dir import RunDir, sound_metric
 from ..runtime.status import Status, alive, read_status
 
 
-def read_if_there(path: Path) -> dict[str, Any]:
+def read_json_if_exists(path: Path) -> dict[str, Any]:
     """Read the object in a JSON file; empty if there is no such file."""
     if not path.exists():
         return {}
@@ -116,7 +116,7 @@ class LiveRun:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return by_todays_names(read_if_there(self.dir.config))
+        return by_todays_names(read_json_if_exists(self.dir.config))
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -132,13 +132,13 @@ class LiveRun:
         return self.config.get("method") or {}
 
     @property
-    def place(self) -> str:
+    def display_path(self) -> str:
         """The folder, as a page may show it."""
-        return as_shown(self.dir.folder)
+        return display_path(self.dir.folder)
 
-    def word(self, verb: str) -> str:
+    def command_for(self, verb: str) -> str:
         """The command `astdistill VERB <this run>`."""
-        return shlex.join(["astdistill", verb, self.place])
+        return shlex.join(["astdistill", verb, self.display_path])
 
     @cached_property
     def _live(self) -> tuple[Status | None, dict[str, Any]]:
@@ -172,7 +172,7 @@ class LiveRun:
     @cached_property
     def expert_progress(self) -> ExpertProgress | None:
         """Progress of its experts; None if their store does not exist yet, or is not found."""
-        data = read_if_there(self.dir.provenance).get("data")
+        data = read_json_if_exists(self.dir.provenance).get("data")
         if not self.has_experts:
             return None
         return expert_progress(self.dir.folder, self.config, data)

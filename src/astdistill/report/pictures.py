@@ -18,7 +18,7 @@ from ..data.synthetic import SyntheticSet
 from ..runtime.errors import InputError
 from ..runtime.files import replacing
 from ..runtime.shapes import Images
-from ..runtime.text import file_name, shown_name
+from ..runtime.text import display_name, file_name
 from .figures import INK, blank, save, unwarned
 
 DPI = 100
@@ -124,7 +124,7 @@ def save_labelled(
 ) -> None:
     """Write a PNG of any images in [0, 1] without stretching them. They are grouped by class, with equally many images
     of each of `classes`; `note` is one line below them."""
-    names, ipc = [shown_name(name) for name in classes], len(pixels) // len(classes)
+    names, ipc = [display_name(name) for name in classes], len(pixels) // len(classes)
     layout = arrange(
         len(names), ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns
     )

@@ -23,11 +23,11 @@ from ..methods.outer_step import OF_EXPERTS, OuterStep, TrajectoryMatching
 from ..runtime.config import find_component
 from ..runtime.errors import InputError
 from ..runtime.files import read_lines
-from ..runtime.provenance import as_shown
+from ..runtime.provenance import display_path
 from ..runtime.run_dir import DESCRIPTION, RunDir, sound_time
 from .experts import StoreCurves, read_experts
-from .live import LiveRun, read_if_there
-from .whose import outdated, said, sets_of
+from .live import LiveRun, read_json_if_exists
+from .whose import outdated, outdated_message, sets_of
 
 Value = TypeVar("Value")
 MARKS = (RunDir.config, RunDir.synthetic, RunDir.metrics, RunDir.state)
@@ -41,7 +41,7 @@ class RunReader(LiveRun):
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        entries = read_if_there(self.dir.provenance)
+        entries = read_json_if_exists(self.dir.provenance)
         if not entries and self.synthetic is not None:
             entries = self.synthetic.provenance
         if invalid := _invalid_entry(entries):
@@ -54,7 +54,7 @@ class RunReader(LiveRun):
     @cached_property
     def description(self) -> Description | None:
         """The description of the data; None for runs of earlier versions, and for sets without a run."""
-        saved = read_if_there(self.dir.provenance).get(DESCRIPTION)
+        saved = read_json_if_exists(self.dir.provenance).get(DESCRIPTION)
         if saved is None:
             return None
         return read_as(Description, saved, self.dir.provenance, "what was read of the data")
@@ -81,7 +81,7 @@ class RunReader(LiveRun):
         """A message for each evaluation of an earlier set than the current one, by the name of its folder."""
         found = [RunDir(path.parent) for path in self.dir.evaluated(RunDir.scores)]
         return {
-            each.folder.name: said(as_shown(each.folder), self.word("evaluate"))
+            each.folder.name: outdated_message(display_path(each.folder), self.command_for("evaluate"))
             for each in found
             if outdated(each, sets_of(each, self.dir))
         }

@@ -144,8 +144,8 @@ def sweep_table(sweep: Sweep) -> Tabulation:
     baselines = [name for name in names_of_baselines if any(name in row.baselines for row in sweep.rows)]
     compared = len({sweep.first(line) for line in lines}) < len(lines)
     names = ("preset", "method", "settings")
-    columns = [Column(name, words=True) for name, included in zip(names, varies, strict=True) if included]
-    columns += [Column("labels", words=True), Column("protocol"), Column("accuracy, %", bold=True)]
+    columns = [Column(name, left_aligned=True) for name, included in zip(names, varies, strict=True) if included]
+    columns += [Column("labels", left_aligned=True), Column("protocol"), Column("accuracy, %", bold=True)]
     columns += (
         [Column("difference, points")] * compared
         + [Column("n")]

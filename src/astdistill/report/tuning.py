@@ -42,7 +42,7 @@ class TrialRecord(Record):
         return self.accuracies[max(self.accuracies)]
 
     @property
-    def taken(self) -> int:
+    def last_step(self) -> int:
         """The outer steps after which it was judged last."""
         return max(self.accuracies, default=0)
 
@@ -75,7 +75,7 @@ class Tuning(Record):
     @property
     def ranked(self) -> list[TrialRecord]:
         """The trials, best first: finalists by their second accuracy, then the others by outer steps and accuracy."""
-        return sorted(self.trials, key=lambda trial: (trial.judged or 0.0, trial.taken, trial.last), reverse=True)
+        return sorted(self.trials, key=lambda trial: (trial.judged or 0.0, trial.last_step, trial.last), reverse=True)
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -109,7 +109,7 @@ def trials_table(tuning: Tuning, most: int | None = SHOWN) -> Tabulation:
     """The trials, best first: at most `most` of them, or all if it is None."""
     names = list(tuning.ranges)
     columns = [Column("trial"), *(Column(short(name)) for name in names)]
-    columns += [Column("steps"), Column("accuracy"), Column("finalists"), Column("outcome", words=True)]
+    columns += [Column("steps"), Column("accuracy"), Column("finalists"), Column("outcome", left_aligned=True)]
     rows = tuple(_row(trial, names) for trial in tuning.ranked[:most])
     caption = (
         f"Accuracy in % on {tuning.held_out:,} held-out training images, n = {tuning.networks}; the finalists again, "
@@ -124,7 +124,7 @@ def _row(trial: TrialRecord, names: Sequence[str]) -> tuple[str, ...]:
     if trial.judged is not None:
         judged = f"{trial.judged:.1f}"
     values = [f"{trial.values[name]:.3g}" for name in names]
-    return (str(trial.number), *values, str(trial.taken), f"{trial.last:.1f}", judged, trial.outcome)
+    return (str(trial.number), *values, str(trial.last_step), f"{trial.last:.1f}", judged, trial.outcome)
 
 
 def short(name: str) -> str:

@@ -46,13 +46,13 @@ def sets_of(evaluation: RunDir, run: RunDir) -> list[Path]:
     return sorted(run.folder.glob("*.safetensors"))
 
 
-def current(run: RunDir) -> RunDir | None:
+def current_evaluation(run: RunDir) -> RunDir | None:
     """The evaluation of the set that is in the run folder now: the one in the run folder, or else the latest; None if
     there is none."""
     found = (RunDir(path.parent) for path in run.evaluated(RunDir.scores))
     return next((each for each in found if not outdated(each, [run.synthetic])), None)
 
 
-def said(folder: str | Path, again: str) -> str:
+def outdated_message(folder: str | Path, again: str) -> str:
     """A message that scores belong to an earlier set; `again` is the command that evaluates the current one."""
     return f"The scores in {folder} are of an earlier set than the one in the run now; evaluate again with: {again}"

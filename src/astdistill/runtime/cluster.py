@@ -37,7 +37,7 @@ from .owners import new_tag
 from .progress import Bar, be_quiet, tell
 from .provenance import instructions, processor, versions
 from .text import in_one_line
-from .trust import take_over, words_of_trust
+from .trust import take_over, trusted_modules
 from .worker import TensorPickler, TensorUnpickler, nameless_file, sendable, with_common
 
 KEEPALIVE_MS = "5000"
@@ -185,7 +185,7 @@ class Cluster:
 
     def check_shared(self, folder: Path) -> None:
         """Raise InputError unless every node that takes jobs sees the files that this process writes to `folder`."""
-        blind = [str(site) for site, report in seen_by(sites(), folder).items() if report["seen"] != "yes"]
+        blind = [str(site) for site, report in folder_visibility(sites(), folder).items() if report["seen"] != "yes"]
         if blind:
             raise InputError(
                 f"{folder} is not the same folder on {'; '.join(blind)}; name one that all nodes share, or train "
@@ -374,7 +374,7 @@ def _source_digest() -> str:
     return state.hexdigest()[:12]
 
 
-def seen_by(able: Sequence[Site], folder: Path) -> dict[Site, dict[str, str]]:
+def folder_visibility(able: Sequence[Site], folder: Path) -> dict[Site, dict[str, str]]:
     """Whether each node sees a file that this process creates in `folder` ("seen"), and sees that this process holds
     its lock ("locked"): yes, no, or the reason why that cannot be known."""
     path = (folder / f".cluster-{new_tag()}.lock").resolve()
@@ -450,7 +450,7 @@ def order_of(
         folder=os.getcwd(),
         path=list(sys.path),
         threads=threads,
-        trust=words_of_trust(),
+        trust=trusted_modules(),
         facts=expected,
         probe=probe,
         text=text.getvalue(),

@@ -29,10 +29,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from .errors import InputError, unknown
-from .objects import place
+from .objects import path_or_url
 from .trust import import_name, live
 
-PathOrUrl = Annotated[Path, AfterValidator(place)]
+PathOrUrl = Annotated[Path, AfterValidator(path_or_url)]
 """A field that holds a path, or an address in the cloud (`objects.Url`)."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 """A field, or each item of one, that holds a fraction between 0 and 1, both excluded."""
@@ -255,7 +255,9 @@ def find_component(name: str) -> Any:
     if component is not None:
         return component
     if name.isidentifier():
-        raise unknown("part", name, _BUILT_IN, where="in this package; name one of your own as 'package.module:Class'")
+        raise unknown(
+            "part", name, _BUILT_IN, context="in this package; name one of your own as 'package.module:Class'"
+        )
     if name.startswith(f"{_PACKAGE}."):  # a file never causes an import of it; the caller checks the type
         component = live(name)
     if component is None:

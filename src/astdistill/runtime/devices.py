@@ -86,7 +86,7 @@ def supported(device: str) -> torch.device:
     return resolved
 
 
-def is_there(device: str) -> bool:
+def is_available(device: str) -> bool:
     """Whether this machine has the device."""
     import torch
 
@@ -98,7 +98,7 @@ def check_device(device: str) -> None:
     """Raise InputError for a device that is not supported, or that this machine does not have."""
     import torch
 
-    if not is_there(device):
+    if not is_available(device):
         raise InputError(
             f"--device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs; "
             f"choose --device auto or cpu, or install a CUDA build of torch."

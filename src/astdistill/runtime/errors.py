@@ -50,17 +50,17 @@ ALLOWED = {
 """Messages for values that pydantic refuses, by its error type; other errors keep the message of pydantic."""
 
 
-def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "", where: str = "") -> InputError:
+def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "", context: str = "") -> InputError:
     """The error for a name that is not in `choices`, with the nearest one suggested; a long list of choices is replaced
     by `listed_by`, the command that prints it.
 
-    `where` completes the sentence with where the name was looked up, starting with a preposition.
+    `context` completes the sentence with where the name was looked up, starting with a preposition.
     """
     names = sorted(choices)
     listing = f"Known: {', '.join(names) or 'none'}"
     if listed_by:
         listing = f"All are listed by: {listed_by}"
-    return InputError(f"There is no {kind} '{name}'{where and f' {where}'}.{suggestion(name, names)} {listing}.")
+    return InputError(f"There is no {kind} '{name}'{context and f' {context}'}.{suggestion(name, names)} {listing}.")
 
 
 def suggestion(name: str, names: Sequence[str], most: int = 1, cutoff: float = 0.5) -> str:

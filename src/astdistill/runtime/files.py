@@ -23,7 +23,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from .errors import FolderGoneError, InputError
-from .objects import Url, place
+from .objects import Url, path_or_url
 from .owners import TAG, new_tag, owner_alive
 from .text import printable
 
@@ -60,7 +60,7 @@ def replacing(path: Path, stays: Callable[[Path], bool] | None = None) -> Iterat
 
     With `stays`, a file that another process has written to `path` meanwhile is kept if `stays(path)` is true.
     """
-    temporary = beside(path)
+    temporary = create_temporary(path)
     try:
         with naming(path):
             mode = stat.S_IMODE(temporary.stat().st_mode)
@@ -91,7 +91,7 @@ def _link_if_absent(temporary: Path, path: Path) -> bool:
     return True
 
 
-def beside(path: Path, folder: bool = False) -> Path:
+def create_temporary(path: Path, folder: bool = False) -> Path:
     """Create a file, or folder, next to `path`, whose temporary name identifies this process; permissions follow the
     umask. An OSError names `path`, which is what the user asked for.
 
@@ -568,7 +568,7 @@ def check_folder(path: Path, flag: str, file: bool = False) -> None:
         nameable = False
     if not nameable:
         raise InputError(f"{flag} {str(path)!r} holds signs that no name can have; name another folder.")
-    if isinstance(address := place(path), Url):
+    if isinstance(address := path_or_url(path), Url):
         raise InputError(
             f"{flag} {address} is an address; name a folder. Only --experts.store and --mirror may be one."
         )
@@ -589,7 +589,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     _check_empty(path)
     check_folder(path, "--out")
-    temporary = beside(path, folder=True)
+    temporary = create_temporary(path, folder=True)
     try:
         with naming(path):
             yield temporary

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .files import warn
-from .objects import MARKER, Objects, Url, place
+from .objects import MARKER, Objects, Url, path_or_url
 from .run_dir import RunDir
 
 LOOK_S = 1.0
@@ -42,7 +42,7 @@ def mirrored(folder: Path, address: Path | None) -> Iterator[None]:
 
 def mirror_address(address: Path) -> Url:
     """The address that --mirror names. Raises InputError for a folder."""
-    url = place(address)
+    url = path_or_url(address)
     if not isinstance(url, Url):
         raise InputError(f"--mirror {url} is a folder; name an address such as s3://BUCKET/FOLDER, or leave it out.")
     return url

@@ -54,7 +54,7 @@ class Url(PlainPath):
         return self.parts[0].rstrip(":")
 
 
-def place(value: str | Path) -> Path:
+def path_or_url(value: str | Path) -> Path:
     """A path, or a Url if the value is an address with a scheme; file:// gives a path. Raises InputError for unknown
     schemes."""
     address = ADDRESS.fullmatch(str(value))
@@ -131,7 +131,7 @@ class Objects:
         with self._input_errors(self.url / name):
             return self._system.cat_file(self._full_name(name), start=start, end=stop)
 
-    def whole(self, name: str) -> bytes:
+    def read_all(self, name: str) -> bytes:
         """All bytes of an object."""
         with self._input_errors(self.url / name):
             return self._system.cat_file(self._full_name(name))
@@ -142,7 +142,7 @@ class Objects:
         is replaced by the address of the object."""
         with tempfile.TemporaryDirectory(prefix="astdistill-") as folder:
             file = Path(folder, name.rpartition("/")[2])
-            file.write_bytes(self.whole(name))
+            file.write_bytes(self.read_all(name))
             try:
                 yield file
             except InputError as error:

@@ -27,7 +27,7 @@ from .errors import InputError, LostError
 from .machine import LAUNCHED, MOST_SIDE_BY_SIDE, Named, Started, Threads, cores, waiting
 from .progress import Bar
 from .text import many, open_streams
-from .trust import words_of_trust
+from .trust import trusted_modules
 from .worker import TensorPickler, nameless_file, with_common
 
 START_S = 2.5
@@ -41,59 +41,59 @@ THREADED = 0.75
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """How the work is divided: `workers` processes of `threads` threads each. `asked` is true if the user chose the
-    number of workers."""
+    """How the work is divided: `workers` processes of `threads` threads each. `requested` is true if the user chose
+    the number of workers."""
 
     workers: int
     threads: int
-    asked: bool = False
+    requested: bool = False
 
     def starts(self, missing: int, seconds: float) -> bool:
         """Whether to start processes for `missing` jobs that take `seconds` in total; the results are the same either
         way."""
-        return min(self.workers, missing) > 1 and (self.asked or seconds >= WORTH_STARTING_S)
+        return min(self.workers, missing) > 1 and (self.requested or seconds >= WORTH_STARTING_S)
 
 
-def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: Iterable[str] = ()) -> WorkerPlan:
-    """The plan for `jobs` jobs, finished ones included: `asked` workers, or with None the number that finishes first;
-    they divide the threads.
+def plan_workers(jobs: int, requested: int | None, device: torch.device, networks: Iterable[str] = ()) -> WorkerPlan:
+    """The plan for `jobs` jobs, finished ones included: `requested` workers, or with None the number that finishes
+    first; they divide the threads.
 
     The last bits of a sum depend on the number of threads, so that number follows from the machine and the total number
     of jobs, never from what a killed run has left to do, nor from other processes on the machine, even if these reduce
     the threads of a step in this process. A number that `limited` sets is used whatever the cores are now: a run that
     is resumed elsewhere is divided as before. Otherwise torch's number of threads and the cores bound the automatic
     choice: with OMP_NUM_THREADS=1 everything stays in this process. So do networks that are defined in the main script,
-    and work on an accelerator, unless `asked` names several workers and each can have its own GPU. Raises InputError
-    for less than one worker, and for several if only one is possible.
+    and work on an accelerator, unless `requested` names several workers and each can have its own GPU. Raises
+    InputError for less than one worker, and for several if only one is possible.
 
     On a cluster (`cluster.clustered`) every job is a worker, with the cluster's number of threads, whatever the device
     is.
     """
     if (active := cluster.used()) is not None:
-        return _plan_on_cluster(jobs, asked, active.threads, networks)
-    if asked is not None and not 1 <= asked <= MOST_SIDE_BY_SIDE:
+        return _plan_on_cluster(jobs, requested, active.threads, networks)
+    if requested is not None and not 1 <= requested <= MOST_SIDE_BY_SIDE:
         raise InputError(
-            f"{asked} workers were asked for; choose --workers of 1 or more, up to {MOST_SIDE_BY_SIDE:,}, or leave "
+            f"{requested} workers were asked for; choose --workers of 1 or more, up to {MOST_SIDE_BY_SIDE:,}, or leave "
             "it out for one on each core."
         )
-    obstacle = _obstacle(device, networks, asked)
-    if obstacle and asked is not None and asked > 1:
-        raise InputError(f"{asked} workers were asked for, but {obstacle}; leave --workers out.")
+    obstacle = _obstacle(device, networks, requested)
+    if obstacle and requested is not None and requested > 1:
+        raise InputError(f"{requested} workers were asked for, but {obstacle}; leave --workers out.")
     threads, workers = divided_threads(), 1
     if not obstacle:
-        workers = max(1, min(asked or _fastest_count(jobs, Named.threads or min(cores(), threads)), jobs))
-    return WorkerPlan(workers, max(1, threads // workers), asked is not None)
+        workers = max(1, min(requested or _fastest_count(jobs, Named.threads or min(cores(), threads)), jobs))
+    return WorkerPlan(workers, max(1, threads // workers), requested is not None)
 
 
-def _plan_on_cluster(jobs: int, asked: int | None, threads: int, networks: Iterable[str]) -> WorkerPlan:
-    if asked is not None:
+def _plan_on_cluster(jobs: int, requested: int | None, threads: int, networks: Iterable[str]) -> WorkerPlan:
+    if requested is not None:
         raise InputError(
-            f"{asked} workers were asked for, and a cluster, whose nodes say how many jobs they take; leave --workers "
-            "out."
+            f"{requested} workers were asked for, and a cluster, whose nodes say how many jobs they take; leave "
+            "--workers out."
         )
     if reason := _not_importable(networks):
         raise InputError(f"--cluster was asked for, but {reason}; put it into a module, or leave --cluster out.")
-    return WorkerPlan(jobs, threads, asked=True)
+    return WorkerPlan(jobs, threads, requested=True)
 
 
 def divided_threads() -> int:
@@ -105,7 +105,7 @@ NUMBERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which a user sets torch's number of threads."""
 
 
-def threads_beside_others(usual: int) -> Threads:
+def default_threads(usual: int) -> Threads:
     """The threads of a new command if the user has not set their number: a step takes as many as other processes leave
     cores free (`Neighbours`), since two that share a core wait for each other; workers divide the `usual` number,
     because the bits of their results must not depend on what else runs."""
@@ -156,12 +156,12 @@ def training_seconds(steps: int, images: int, parameters: int, positions: int) -
     return 1e-3 * steps + 2.5e-12 * images * parameters * positions
 
 
-def _obstacle(device: torch.device, networks: Iterable[str], asked: int | None) -> str:
+def _obstacle(device: torch.device, networks: Iterable[str], requested: int | None) -> str:
     """Why other processes cannot take part; '' if they can."""
     available = gpus(device)
-    if device.type != "cpu" and (asked is None or available < 2):
+    if device.type != "cpu" and (requested is None or available < 2):
         return f"one process feeds {device}"
-    if device.type != "cpu" and (asked or 1) > available:
+    if device.type != "cpu" and (requested or 1) > available:
         return f"each takes a GPU of its own, and this process sees {available}"
     if os.name == "nt":
         return "Windows does not hand open files to other processes"
@@ -198,7 +198,7 @@ PACKAGE = Path(__file__).parents[2]
 """The folder from which this package is imported."""
 
 
-def worker_words() -> list[str]:
+def worker_command() -> list[str]:
     """The command line of a worker: a Python that looks for modules where this process does, from its first line on.
 
     `-P` keeps the current folder out of the path until then. If it is in the path of this process, as in notebooks and
@@ -279,7 +279,7 @@ class _Processes:
 
     def start(self, count: int, gpu: bool = False) -> None:
         """Start `count` workers, with `gpu` each on its own GPU, and for each a thread that reads its messages."""
-        command, handles = worker_words(), (self._memory.fileno(),)
+        command, handles = worker_command(), (self._memory.fileno(),)
         environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
         environment |= waiting(os.environ)
         for number in range(count):
@@ -300,7 +300,7 @@ class _Processes:
         TensorPickler(text, self._memory).dump((work, shared))
         self._memory.flush()
         for number in range(len(self._started)):
-            self._send(number, (self._memory.fileno(), threads, words_of_trust(), text.getvalue()))
+            self._send(number, (self._memory.fileno(), threads, trusted_modules(), text.getvalue()))
 
     def run(self, jobs: Sequence[Job], common: Any = None) -> Iterator[tuple[Job, Any]]:
         waiting, busy = deque(jobs), dict[int, Job]()

@@ -131,16 +131,16 @@ def without_places(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_places(inner) for inner in value]
     if isinstance(value, str) and (match := PRIVATE_PATH.fullmatch(value)):
-        return (match["flag"] or "") + own_name(match["path"])
+        return (match["flag"] or "") + base_name(match["path"])
     return value
 
 
-def own_name(path: str) -> str:
+def base_name(path: str) -> str:
     """The last part of a path, of any operating system."""
     return PureWindowsPath(path).name
 
 
-def as_shown(folder: Path) -> str:
+def display_path(folder: Path) -> str:
     """A folder as a page may name it: its path relative to the current folder, or its name alone if it lies
     elsewhere."""
     current, resolved = Path.cwd(), folder.resolve()

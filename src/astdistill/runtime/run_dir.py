@@ -17,9 +17,9 @@ from .config import by_todays_names
 from .errors import InputError
 from .files import (
     NO_LOCKS,
-    beside,
     check_folder,
     check_regular,
+    create_temporary,
     give_back,
     load_tensors,
     lock,
@@ -288,7 +288,7 @@ class RunDir:
         """Mark the folder as reserved by this process, with a file that only one process can create. Raises InputError
         if another process was faster, which can happen where locks have no effect."""
         self._remove_stale_mark()
-        temporary = beside(self.writer)
+        temporary = create_temporary(self.writer)
         try:
             with naming(self.writer):
                 temporary.write_text(json.dumps(Owner.present().to_json()), encoding="utf-8")
@@ -325,7 +325,7 @@ class RunDir:
             return
         if self._is_running(owner):
             raise self._busy_error(owner)
-        aside = beside(self.writer)
+        aside = create_temporary(self.writer)
         with suppress(FileNotFoundError):
             self.writer.replace(aside)
         if Owner.read(_parsed_or_none(aside)) != owner:  # another process was faster, and this is its file

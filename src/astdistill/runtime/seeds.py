@@ -31,11 +31,11 @@ def rng(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
-def to_device(drawn: Tensor, device: torch.device | str) -> Tensor:
-    """`drawn` on the device that computes with it, without waiting for an accelerator to finish its work."""
-    if torch.device(device).type != "cuda" or drawn.is_cuda:
-        return drawn.to(device)
-    return drawn.pin_memory().to(device, non_blocking=True)
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on the device that computes with it, without waiting for an accelerator to finish its work."""
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -67,23 +67,23 @@ def spread(values: Sequence[float] | None, digits: int = 1) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column: `words` are aligned left, everything else right; `bold` marks the main columns; a `whole`
-    column, with text to be typed, is not folded on a narrow terminal, like figures."""
+    """The head of a column. Text is `left_aligned`, figures are aligned right; `bold` marks the main columns; a
+    `no_wrap` column, with text to be typed, is not folded on a narrow terminal, like figures."""
 
     name: str
-    words: bool = False
+    left_aligned: bool = False
     bold: bool = False
-    whole: bool = False
+    no_wrap: bool = False
 
     @property
     def fixed(self) -> bool:
         """Whether its cells stay on one line at any width."""
-        return self.whole or not self.words
+        return self.no_wrap or not self.left_aligned
 
     @property
     def justify(self) -> Literal["left", "right"]:
         """The side to which its cells are aligned."""
-        if self.words:
+        if self.left_aligned:
             return "left"
         return "right"
 
@@ -157,7 +157,7 @@ def _split(table: Tabulation, fits: Callable[[Tabulation], bool]) -> list[Tabula
 
 def _key_columns(table: Tabulation) -> int:
     """How many of the first columns identify the rows: as few as possible, at least one, and columns of words only."""
-    limit = next((number for number, column in enumerate(table.columns) if not column.words), len(table.columns))
+    limit = next((number for number, column in enumerate(table.columns) if not column.left_aligned), len(table.columns))
     counts = (number for number in range(1, limit) if len({row[:number] for row in table.rows}) == len(table.rows))
     return next(counts, limit)
 

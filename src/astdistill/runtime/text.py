@@ -53,7 +53,7 @@ def _escape_hidden(char: str) -> str:
     return char.encode("ascii", "backslashreplace").decode("ascii") if not char.isascii() else f"\\x{ord(char):02x}"
 
 
-def shown_name(name: str, most: int = LETTERS) -> str:
+def display_name(name: str, most: int = LETTERS) -> str:
     """A class's or a run's name for a picture: one line of at most `most` characters, with spaces for underscores."""
     shown = " ".join(printable(name[: 8 * most]).replace("_", " ").split()) or "(no name)"
     if len(shown) > most or len(name) > 8 * most:

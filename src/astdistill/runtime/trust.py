@@ -100,7 +100,7 @@ def _modules(names: Iterable[object]) -> frozenset[str]:
     return frozenset(each[1] for each in matches if each) - {"timm"}
 
 
-def words_of_trust() -> tuple[frozenset[str], frozenset[str]]:
+def trusted_modules() -> tuple[frozenset[str], frozenset[str]]:
     """The trusted modules, for another process of this run (`take_over`)."""
     return _TRUSTED.get(), _LOCAL.get()
 

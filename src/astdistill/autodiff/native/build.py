@@ -31,9 +31,9 @@ from .variants import (
     compile_kernels,
     compiler_version,
     find_compiler,
+    is_intact,
     named_by_content,
     variants,
-    whole,
 )
 
 GAP = 16
@@ -150,7 +150,7 @@ def _load_bundled(variant: Variant) -> ctypes.CDLL | None:
     """The library of the wheel; None if it is missing, damaged or built for another system."""
     for path in BUNDLED.glob(f"{variant.name}-*.so"):
         try:
-            if whole(path):
+            if is_intact(path):
                 return _declare_types(ctypes.CDLL(str(path)))
         except OSError:
             continue
@@ -178,7 +178,7 @@ def _find_or_build(compiler: list[str], variant: Variant) -> ctypes.CDLL:
         return _build_temporary(compiler, variant, label)
     for path in sorted(folder.glob(f"{label}-*.so")):
         try:
-            if _is_private(path) and whole(path):
+            if _is_private(path) and is_intact(path):
                 return _declare_types(ctypes.CDLL(str(path)))
         except OSError:  # another process has just removed it, or it is no library
             continue

@@ -120,7 +120,7 @@ class NativeEngine:
             b = torch.zeros_like(ones)
             if targets is not None:
                 b = clip * _loss_gradient(logits[-1], targets[part], len(images))
-            back = passes.down(PAIR, _pair(a, b @ weights.linear), zero, known=True)
+            back = passes.down(PAIR, _pair(a, b @ weights.linear), zero, tangents_known=True)
             total.add(back.blocks, ones.t() @ features_dot + b.t() @ features, b.sum(0))
         if targets is not None:
             loss = loss + clip * _loss(torch.cat(logits), targets)

@@ -23,7 +23,7 @@ class Workspace:
     """Buffers by name, allocated once for the largest shape: new memory costs more than the arithmetic that fills
     it."""
 
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
     views: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict)
     """Views of the buffers by name and shape: an inner step takes a hundred, the same in every step."""
 
@@ -36,9 +36,9 @@ class Workspace:
         return view
 
     def _buffer(self, name: str, size: int) -> Tensor:
-        buffer = self.kept.get(name)
+        buffer = self.buffers.get(name)
         if buffer is None or len(buffer) < size:
-            buffer = self.kept[name] = torch.empty(size)
+            buffer = self.buffers[name] = torch.empty(size)
             self.views = {key: view for key, view in self.views.items() if key[0] != name}
         return buffer[:size]
 

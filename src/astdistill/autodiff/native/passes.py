@@ -51,13 +51,18 @@ class Passes:
         return self._output_buffer(self.blocks[-1]).view(2, self.count, -1)
 
     def down(
-        self, rows: slice, features: Tensor, dots: Weights | None = None, known: bool = False, to_images: bool = False
+        self,
+        rows: slice,
+        features: Tensor,
+        dots: Weights | None = None,
+        tangents_known: bool = False,
+        to_images: bool = False,
     ) -> BackwardResult:
         """The adjoints of the blocks' parameters, and of the images if `to_images`, from those of the pair of features
         [2, n, F].
 
-        With `known`, the adjoints of tangents are those of an earlier pass down with rows TANGENT, which does not
-        compute the adjoints of parameters.
+        With `tangents_known`, the adjoints of tangents are those of an earlier pass down with rows TANGENT, which does
+        not compute the adjoints of parameters.
         """
         result = BackwardResult([], None)
         if to_images:
@@ -67,7 +72,7 @@ class Passes:
             if block.inputs:
                 backward, buffers = self.kernels.first_block_back, self._first_adjoint_buffers(rows, result.images)
             else:
-                backward, buffers = self.kernels.block_back, self._adjoint_buffers(block, rows, known)
+                backward, buffers = self.kernels.block_back, self._adjoint_buffers(block, rows, tangents_known)
             if rows == PAIR:
                 buffers["a"] = above[0]
             buffers |= {
@@ -89,13 +94,13 @@ class Passes:
             buffers["weight"] = self.space("first", self.count, self.channels // self.lanes, inputs, self.lanes)
         return buffers
 
-    def _adjoint_buffers(self, block: Block, rows: slice, known: bool) -> dict[str, Tensor | None]:
+    def _adjoint_buffers(self, block: Block, rows: slice, tangents_known: bool) -> dict[str, Tensor | None]:
         """Output buffers of the backward pass through any other block."""
         products, below = self._factors("products", block), self._input_adjoints(block)
         buffers: dict[str, Tensor | None] = {"to_b": products[_value_row(rows)], "below_b": below[_value_row(rows)]}
         if rows == PAIR:
             buffers["to_a"] = products[0]
-            if not known:
+            if not tangents_known:
                 buffers["below_a"] = below[0]
         return buffers
 

@@ -89,6 +89,6 @@ def named_by_content(folder: Path, label: str, content: bytes) -> Path:
     return folder / f"{label}-{hashlib.sha256(content).hexdigest()}.so"
 
 
-def whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether the bytes of a library match the digest in its name. Raises OSError."""
     return path == named_by_content(path.parent, path.name.rpartition("-")[0], path.read_bytes())

@@ -18,7 +18,7 @@ from ...evaluation.dd_ranking import ranking_table
 from ...evaluation.protocol import MTT_PROTOCOL
 from ...evaluation.rate_search import rates_table
 from ...evaluation.scores import BASELINE_NAMES, MAJORITY_NAME, caption, spread, table, taught_table
-from ...runtime.provenance import own_name, without_places
+from ...runtime.provenance import base_name, without_places
 from ...runtime.run_dir import DESCRIPTION
 from ...runtime.status import duration, size
 from ...runtime.tables import Column, Tabulation
@@ -161,7 +161,7 @@ def _titled(tabulation: Tabulation, name: str, results: Mapping[str, object]) ->
 class DataRead:
     """What was read of a run's data: sentences with headings, a table of the classes, and warnings."""
 
-    said: tuple[tuple[str, str], ...]
+    entries: tuple[tuple[str, str], ...]
     classes: Tabulation
     warnings: tuple[str, ...]
 
@@ -171,7 +171,7 @@ def data_read(run: RunReader) -> DataRead | None:
     if run.description is None:
         return None
     description = run.description
-    source = own_name(description.source) or description.source
+    source = base_name(description.source) or description.source
     images = ", ".join(f"{count:,} {name}" for name, count in description.parts.items())
     entries = [
         ("source", source),
@@ -180,7 +180,7 @@ def data_read(run: RunReader) -> DataRead | None:
     ]
     entries += [(head, sentence) for head, sentences in _sentences(description).items() for sentence in sentences]
     heads, *rows = description.rows()
-    columns = Column(heads[0], words=True), *(Column(head) for head in heads[1:])
+    columns = Column(heads[0], left_aligned=True), *(Column(head) for head in heads[1:])
     classes = Tabulation(columns, tuple(rows), "Images of each class.")
     return DataRead(
         tuple((head, without_source(text, description.source)) for head, text in entries), classes, description.warnings
@@ -213,7 +213,7 @@ def costs(run: RunReader) -> Tabulation | None:
     if not cells:
         return None
     used = 3 + any(row[3] for row in cells)
-    columns = [Column("stage", words=True), Column("time"), Column("peak memory"), Column("accelerator")]
+    columns = [Column("stage", left_aligned=True), Column("time"), Column("peak memory"), Column("accelerator")]
     note = "Memory is the largest process's peak up to the end of that stage. A resumed stage counts every call."
     return Tabulation(tuple(columns[:used]), tuple(tuple(row[:used]) for row in cells), note)
 
@@ -269,7 +269,7 @@ def snippet(run: RunReader) -> str:
     lines = [
         "import astdistill as ad",
         "",
-        f"synthetic = ad.load({run.place!r})",
+        f"synthetic = ad.load({run.display_path!r})",
         "network = ad.build_model(synthetic.model, synthetic.shape, len(synthetic.classes))",
         f"synthetic.train(network, epochs={epochs})",
     ]
@@ -292,9 +292,9 @@ def missing(run: RunReader) -> list[str]:
     if run.synthetic is None:
         messages.append("The run has not ended: type its command again and it goes on from where it stopped.")
     elif run.scores is None and not earlier:
-        messages.append(f"Not evaluated yet; type: {run.word('evaluate')}")
+        messages.append(f"Not evaluated yet; type: {run.command_for('evaluate')}")
     elif run.scores is not None and (run.entry is None or not any(run.entry.by_class)):
-        messages.append(f"Accuracy by class was not kept; type: {run.word('evaluate')}")
+        messages.append(f"Accuracy by class was not kept; type: {run.command_for('evaluate')}")
     messages += earlier.values()
     if run.synthetic is not None and not run.metrics:
         messages.append(

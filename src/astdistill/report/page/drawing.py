@@ -34,9 +34,9 @@ def panel(width: float = 3.8, height: float = 2.7) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def svg(figure: Figure, name: str, told: str) -> Markup:
-    """The figure as an <svg> element. `name` makes its identifiers unique in the page; `told` is its text for screen
-    readers.
+def svg(figure: Figure, name: str, description: str) -> Markup:
+    """The figure as an <svg> element. `name` makes its identifiers unique in the page; `description` is its text for
+    screen readers.
 
     The bytes depend only on the figure and the name.
     """
@@ -57,7 +57,9 @@ def svg(figure: Figure, name: str, told: str) -> Markup:
     text = IDENTITY.sub(rf"\1{name}-", text)
     for colour, css in THEME.items():
         text = re.sub(colour, css, text, flags=re.IGNORECASE)
-    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{escape(told)}"', text, count=1)
+    text = re.sub(
+        r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{escape(description)}"', text, count=1
+    )
     return Markup(
         re.sub(r"\n\s*", "\n", text).strip()
     )  # user text is escaped: matplotlib escapes text in figures, the label is escaped here

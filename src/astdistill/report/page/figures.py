@@ -14,7 +14,7 @@ from ...distillation.snapshots import StartMap
 from ...evaluation.continual import Continual
 from ...evaluation.scores import BASELINE_NAMES, deviation
 from ...experts.recipe import ExpertCurve
-from ...runtime.text import shown_name
+from ...runtime.text import display_name
 from ..figures import (
     INK,
     band,
@@ -31,7 +31,7 @@ from ..figures import (
 )
 from ..run import RunReader
 from .drawing import GROUND, panel, svg
-from .gallery import is_faint, shown_colours
+from .gallery import is_faint, to_rgb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def clusters(run: RunReader, number: int) -> list[tuple[str, Markup]]:
     from_start = run.synthetic.canvas == 1 and bool(run.frames) and run.frames[0].iteration == 0
     images = None  # a canvas is made of several chosen images
     if from_start:
-        images = shown_colours(run.frames[0].pixels, is_faint(run.frames))
+        images = to_rgb(run.frames[0].pixels, is_faint(run.frames))
     if len(start.chosen) == len(classes):
         return [("All classes", _draw_all_classes(start, classes, images, f"start-{number}"))]
     labels = range(min(MOST_CLASSES, len(classes)))
@@ -69,7 +69,7 @@ def clusters(run: RunReader, number: int) -> list[tuple[str, Markup]]:
     for label in labels:
         class_images = _images_of_class(label, len(classes), images)
         picture = _draw_class(start, label, class_images, f"start-{number}-{label}", MOST_POINTS // len(labels))
-        pictures.append((shown_name(classes[label]), picture))
+        pictures.append((display_name(classes[label]), picture))
     return pictures
 
 
@@ -110,7 +110,7 @@ def _draw_all_classes(
     _remove_frame(figure, axes)
     names = [""] * len(classes)
     if len(classes) <= MOST_NAMES:
-        names = list(map(shown_name, classes))
+        names = list(map(display_name, classes))
     else:
         images = None
     edges = [colour(label) for label in range(len(classes))]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...data.synthetic import SyntheticSet
 from ...distillation.snapshots import Frame
-from ...runtime.text import shown_name
+from ...runtime.text import display_name
 from ..pictures import STRETCHED, colours, faint, stretched
 from ..run import RunReader
 
@@ -39,7 +39,7 @@ class Sheets:
     height: int
     lossless: bool
 
-    def place(self, index: int) -> tuple[int, int]:
+    def position(self, index: int) -> tuple[int, int]:
         """Column and row of one image."""
         row, column = divmod(index, self.columns)
         return column, row
@@ -54,7 +54,7 @@ def sheets(frames: Sequence[Frame], budget: int) -> Sheets:
     shown, stretch = list(frames), is_faint(frames)
     columns = math.ceil(math.sqrt(len(shown[-1].pixels)))
     while True:
-        pictures = [laid_out(shown_colours(frame.pixels, stretch), columns) for frame in shown]
+        pictures = [laid_out(to_rgb(frame.pixels, stretch), columns) for frame in shown]
         for quality in (LOSSLESS, *QUALITIES):
             # The last frame has the most detail: if frames of its size would be too large, the others are not encoded.
             if len(encoded(pictures[-1], quality)) * len(shown) * 4 / 3 > 1.1 * budget and quality != QUALITIES[-1]:
@@ -80,7 +80,7 @@ def thinned(frames: Sequence[Frame]) -> list[Frame]:
     return [*frames[:-1:2], frames[-1]]
 
 
-def shown_colours(pixels: UInt8[Tensor, "N C H W"], stretch: bool) -> UInt8[np.ndarray, "N H W 3"]:
+def to_rgb(pixels: UInt8[Tensor, "N C H W"], stretch: bool) -> UInt8[np.ndarray, "N H W 3"]:
     """The pixels of a frame as RGB, with each image stretched to its whole range if `stretch`."""
     images = pixels.float() / 255
     if stretch:
@@ -130,7 +130,7 @@ class Tile:
     index: int
     column: int
     row: int
-    told: str
+    label: str
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Gallery:
 
     groups: list[tuple[str, list[Tile]]]
     single: bool
-    few: bool
+    large_tiles: bool
     style: str
     script: dict[str, Any]
     captions: list[str]
@@ -152,12 +152,13 @@ def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
     """The gallery of a run in at most `budget` bytes of pictures; None for a run without images."""
     if not run.frames or run.synthetic is None:
         return None
-    classes = [shown_name(name) for name in run.synthetic.classes]
+    classes = [display_name(name) for name in run.synthetic.classes]
     packed = sheets(run.frames, budget)
     count = len(packed.frames[-1].pixels)
     ipc = count // len(classes)
     tiles = [
-        Tile(index, *packed.place(index), f"{classes[index // ipc]}, image {index % ipc + 1}") for index in range(count)
+        Tile(index, *packed.position(index), f"{classes[index // ipc]}, image {index % ipc + 1}")
+        for index in range(count)
     ]
     captions = [f"iteration {frame.iteration:,}" for frame in packed.frames]
     if packed.frames[0].iteration == 0:
@@ -166,7 +167,7 @@ def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
     return Gallery(
         groups=[(name, tiles[label * ipc : (label + 1) * ipc]) for label, name in enumerate(classes)],
         single=ipc == 1,
-        few=count <= FEWEST,
+        large_tiles=count <= FEWEST,
         style=_style(packed, count, ipc),
         script={
             "run": number,

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ...evaluation.scores import RowScores
-from ...runtime.text import shown_name
+from ...runtime.text import display_name
 from ..figures import COLOURS, FAINT, INK
 from .drawing import panel, svg
 
@@ -35,7 +35,7 @@ class Confusion:
     """How often images of one class are taken for another, in percent of the class."""
 
     true: str
-    taken: str
+    predicted: str
     share: float
 
 
@@ -48,7 +48,7 @@ def accuracies(entry: RowScores | None, classes: Sequence[str]) -> list[tuple[st
     for name, values in zip(classes, zip(*by_network, strict=True), strict=False):
         present = [value for value in values if value is not None]
         if present:
-            means.append((shown_name(name), statistics.fmean(present)))
+            means.append((display_name(name), statistics.fmean(present)))
     return means
 
 
@@ -58,7 +58,7 @@ def confusions(entry: RowScores | None, classes: Sequence[str]) -> list[Confusio
         return []
     shares = _shares(entry)
     np.fill_diagonal(shares, 0)
-    names, mistakes = list(map(shown_name, classes)), []
+    names, mistakes = list(map(display_name, classes)), []
     for index in np.argsort(-shares, axis=None, kind="stable")[:MOST_CONFUSIONS]:
         row, column = divmod(int(index), len(shares))
         if shares[row, column] > 0:
@@ -81,7 +81,7 @@ def matrix(entry: RowScores | None, classes: Sequence[str], name: str) -> Markup
             if share / top * DENSEST > PALE:
                 ink = "white"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color=ink)
-    _label_axes(axes, [shown_name(each, MOST_LETTERS) for each in classes])
+    _label_axes(axes, [display_name(each, MOST_LETTERS) for each in classes])
     _draw_scale(axes, top)
     return svg(figure, name, "Confusion matrix: true class by row, predicted class by column, percent of the row")
 

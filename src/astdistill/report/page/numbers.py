@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ...evaluation.scores import BASELINE_NAMES, MAJORITY_NAME, RowScores
-from ...runtime.text import shown_name
+from ...runtime.text import display_name
 from ..figures import curve
 from ..run import RunReader
 
@@ -73,7 +73,7 @@ def _by_class(run: RunReader) -> Iterator[Row]:
     occur are left out, because a hundred classes have ten thousand."""
     if run.entry is None or run.entry.counts is None or run.synthetic is None:
         return
-    classes = [shown_name(name) for name in run.synthetic.classes]
+    classes = [display_name(name) for name in run.synthetic.classes]
     for true, counts in zip(classes, run.entry.counts, strict=False):
         for predicted, count in zip(classes, counts, strict=False):
             if count:

@@ -23,7 +23,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Asked:
+class TableRequest:
     """What an evaluation requests: networks per row, architectures, baselines, the random seed, and the values that
     single baselines depend on."""
 
@@ -35,7 +35,7 @@ class Asked:
     temperature: float
 
     @property
-    def words(self) -> list[str]:
+    def name_parts(self) -> list[str]:
         """The parts of a folder name that distinguish this table from another."""
         labels = {
             "full": f"full-{self.full_epochs}-epochs" if self.full_epochs else "full",
@@ -46,7 +46,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Place:
+class TableFolder:
     """The folder of a table, and the table itself if it has everything requested already."""
 
     folder: Path
@@ -62,7 +62,7 @@ def check_single(path: Path, verb: str) -> None:
         raise InputError(f"{path} holds several runs ({listed}); name one of them: astdistill {verb} {runs[0]}")
 
 
-def check_place(folder: Path, path: Path) -> None:
+def check_out(folder: Path, path: Path) -> None:
     """Raise InputError if the scores of the set in `path` may not be written to `folder` (from --out): it is the folder
     of a run or a set, lies in the run of another set, or has a scores.json of another set."""
     place, source = RunDir(folder), RunDir.around(path)
@@ -91,7 +91,7 @@ def check_place(folder: Path, path: Path) -> None:
         )
 
 
-def placed(folder: Path, named: bool, request: Asked, sets: Sequence[Path]) -> Place:
+def choose_folder(folder: Path, named: bool, request: TableRequest, sets: Sequence[Path]) -> TableFolder:
     """Where the table is written. Its default folder is `folder`, which comes from --out if `named`.
 
     An existing table of these sets that has everything requested is kept, with all its rows. A table that would lose
@@ -100,19 +100,19 @@ def placed(folder: Path, named: bool, request: Asked, sets: Sequence[Path]) -> P
     """
     existing = _existing_scores(RunDir(folder), sets)
     if existing is None:
-        return Place(folder)
+        return TableFolder(folder)
     rows, comparable = _rows(existing), _comparable(existing, RunDir(folder), request)
     requested = {*request.models, *request.baselines}
     if comparable and all(name in requested and row.n <= request.networks for name, row in rows.items()):
-        return Place(folder)
+        return TableFolder(folder)
     if comparable and requested <= rows.keys() and all(row.n >= request.networks for row in rows.values()):
-        return Place(folder, existing)
+        return TableFolder(folder, existing)
     if named:
         raise InputError(
             f"--out {folder} holds a table of {table_text(existing)}, which this one would replace; name a new folder, "
             f"for example --out {folder}-2"
         )
-    return Place(folder.with_name("-".join([folder.name, *request.words])))
+    return TableFolder(folder.with_name("-".join([folder.name, *request.name_parts])))
 
 
 def _existing_scores(run: RunDir, sets: Sequence[Path]) -> Scores | None:
@@ -133,7 +133,7 @@ def _rows(scores: Scores) -> dict[str, RowScores]:
     return rows
 
 
-def _comparable(existing: Scores, run: RunDir, request: Asked) -> bool:
+def _comparable(existing: Scores, run: RunDir, request: TableRequest) -> bool:
     """Whether the table has the networks that would be trained again: the same seed, as far as it is known, and
     baselines with the same epochs and temperature."""
     shared = set(request.baselines) & _rows(existing).keys()
