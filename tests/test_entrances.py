@@ -133,11 +133,11 @@ def test_settings_that_nothing_reads_are_told(
 @pytest.mark.parametrize(
     ("words", "usual"),
     [
-        (("--method", "idc", "--method.step.differences", "squared"), "--distill.lr-img 0.016"),
+        (("--method", "idc", "--method.step.differences", "squared"), "--distill.lr-img 0.016 (this run: 0.00032)"),
         (("--method", "tgdd", "--method.step.stepping", "per-class"), "--distill.outer-momentum 0.5"),
         (
             ("--part", "step=SiameseGradientMatching", "--method.learn", "images"),
-            "--distill.iterations 1000 --distill.lr-img 0.1",
+            "--distill.iterations 1000 (this run: 300), --distill.lr-img 0.1 (this run: 10)",
         ),
         (("--method", "dsa"), ""),
         (("--method", "dsa", "--ipc", "3", "--distill.iterations", "30"), ""),
@@ -148,9 +148,31 @@ def test_settings_that_others_bring_with_them_are_told(
     words: tuple[str, ...], usual: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main((*DRY, *words)) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "settings that are usual" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "Usual for" in line]
     assert len(told) == bool(usual)
     assert usual in "".join(told)
+
+
+def test_a_sweep_tells_of_them_once_for_each_method(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        "--methods",
+        "mtt,dm,tgdd",
+        "--set",
+        "distill.lr-lr=1e-6,1e-5",
+        "--set",
+        "method.ema_decay=0.9",
+        "--seeds",
+        "2",
+    )
+    assert main(("sweep", "digits-ipc1", *words, "--dry-run")) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert [line.partition(" and the other")[0] for line in told] == [
+        f"astdistill: --set distill.lr-lr has no effect with the method {method}" for method in ("dm", "tgdd")
+    ]
+    assert (
+        main(("sweep", "digits-ipc1", "--methods", "tgdd", "--set", "method.step.stepping=per-class", "--dry-run")) == 0
+    )
+    assert "Usual for tgdd with the given settings: --distill.lr-img 0.16" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_what_has_no_effect(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ Only typed values are checked, never those of a preset.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..data import medmnist
@@ -14,6 +14,8 @@ from ..data.selection import NUMBER, ClassChoice, chosen_labels
 from ..data.synthetic import load
 from ..experiment.config import Experiment
 from ..experiment.cost import NAMED, DatasetSize
+from ..experiment.plan import Row, setting_path
+from ..experiment.presets import preset
 from ..methods.initialisation import FileInit
 from ..methods.method import Method
 from ..runtime.config import Record, renamed_fields
@@ -68,24 +70,48 @@ def check_typed(
             f"--distill.validate-every {interval} was given, but the run has {iterations} outer steps, so that no set "
             f"would be validated; choose 1 to {iterations}, or 0 for no validation."
         )
+    for note in typed_notes(experiment, by_name, base or experiment):
+        warn(note)
+
+
+def sweep_notes(rows: Sequence[Row], settings: Iterable[str]) -> tuple[str, ...]:
+    """The notes on the settings of a sweep, each once, for the methods of all rows.
+
+    Args:
+        rows: The rows of the sweep.
+        settings: The names of the settings, as typed.
+    """
+    by_name = {setting_path(name): (f"--set {name}", "") for name in settings}
+    notes = (note for row in rows for note in typed_notes(row.experiment, by_name, preset(row.preset)))
+    return tuple(dict.fromkeys(notes))
+
+
+def typed_notes(experiment: Experiment, by_name: Mapping[str, tuple[str, Any]], base: Experiment) -> Iterator[str]:
+    """Notes on typed values without an effect, and on missing settings that are usual with the typed ones.
+
+    Args:
+        experiment: The experiment with all typed values.
+        by_name: Dotted names of the typed settings, each with its flag and value.
+        base: The preset, or the proposal in place of one.
+    """
     unused = [
         f"{flag} {_format_value(value)}".strip()
         for name, (flag, value) in by_name.items()
         if _has_no_effect(name, experiment)
     ]
     if unused:
-        verb = ("has", "have")[len(unused) > 1]
-        warn(
+        verb, them = (("has", "it"), ("have", "them"))[len(unused) > 1]
+        yield (
             f"{', '.join(unused)} {verb} no effect with the method {experiment.method.name} and the other settings; "
-            "leave it out, or see --help-all for what they need."
+            f"leave {them} out, or see --help-all for what is needed."
         )
-    if usual := dict(_missing_usual(experiment, base or experiment, by_name)):
-        current = ", ".join(_format_value(getattr(experiment.distill, name)) for name in usual)
-        flags = " ".join(f"--distill.{name.replace('_', '-')} {_format_value(value)}" for name, value in usual.items())
-        warn(
-            f"The settings that are usual for {experiment.method.name} with what was given are {flags}; this run has "
-            f"{current}."
-        )
+    if usual := dict(_missing_usual(experiment, base, by_name)):
+        pairs = [
+            f"--distill.{name.replace('_', '-')} {_format_value(value)} (this run: "
+            f"{_format_value(getattr(experiment.distill, name))})"
+            for name, value in usual.items()
+        ]
+        yield f"Usual for {experiment.method.name} with the given settings: {', '.join(pairs)}."
 
 
 def _missing_usual(experiment: Experiment, base: Experiment, typed: Container[str]) -> Iterator[tuple[str, Any]]:

@@ -22,13 +22,13 @@ from ..report.sweep import FILE, PAGE, STEM, Line, Sweep, sweep_table
 from ..runtime.config import Record
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
-from ..runtime.files import check_folder
+from ..runtime.files import check_folder, warn
 from ..runtime.machine import MOST_SIDE_BY_SIDE
 from ..runtime.parallel import limited, own_threads
 from ..runtime.status import duration, size
 from ..runtime.tables import Column, Tabulation, terminal
 from ..runtime.terminal import Terminal
-from .checks import check_classes, check_once, check_size
+from .checks import check_classes, check_once, check_size, sweep_notes
 from .commands import command
 from .data import print_data
 from .flags import Word
@@ -81,7 +81,10 @@ def sweep(options: SweepChanges) -> int:
     bases = [_base_experiment(options, name) for name in names]
     methods = [method for group in options.methods for method in group.split(",") if method]
     check_once("--methods", methods)
-    rows = table(bases, methods, options.seeds, dict(map(_parse_setting, options.settings)))
+    settings = dict(map(_parse_setting, options.settings))
+    rows = table(bases, methods, options.seeds, settings)
+    for note in sweep_notes(rows, settings):
+        warn(note)
     out = options.out or Path("runs", "-".join(["sweep", *names]))
     with limited(options.threads or own_threads()):
         if options.dry_run:

@@ -149,11 +149,16 @@ def _combinations(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
         yield ", ".join(labels), chosen
 
 
+def setting_path(name: str) -> str:
+    """The dotted name of a setting today, given its typed name, which may be one of an earlier version."""
+    return MOVED.get(name.replace("-", "_"), name.replace("-", "_"))
+
+
 def with_settings(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
     """The experiment with settings changed by their dotted names; names of earlier versions are accepted. Raises
     InputError for unknown names and for invalid values."""
     for name, value in changes.items():
-        path = MOVED.get(name.replace("-", "_"), name.replace("-", "_"))
+        path = setting_path(name)
         try:
             experiment = _with_setting(experiment, path.split("."), value, path, experiment)
         except ValidationError as error:
