@@ -10,6 +10,7 @@ import shutil
 import struct
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -239,6 +240,30 @@ def _tables(desk: Path) -> None:
     shutil.copytree(folder, desk / "beside")
     rows = [f"{path.name},caf\N{LATIN SMALL LETTER E WITH ACUTE}" for path in sorted((desk / "beside").glob("*/*.png"))]
     (desk / "beside/labels.csv").write_text("\n".join(["file_name,label", *rows]), encoding="latin-1")
+    _lists(desk, files)
+
+
+def _lists(desk: Path, files: Sequence[Path]) -> None:
+    """Lists of the pictures of each part, by their numbers, and in the formats of CUB-200-2011 and Oxford Flowers."""
+    for name in ("listed", "birds", "flowers"):
+        (desk / name / "images").mkdir(parents=True)
+        for number, file in enumerate(files):
+            (desk / name / f"images/image_{number + 1}.png").write_bytes(file.read_bytes())
+    rows = [f"image_{number} {label}\n" for number, label in enumerate(LABELS.tolist(), 1)]
+    (desk / "listed/train.txt").write_text("".join(rows[:8]))
+    (desk / "listed/test.txt").write_text("".join(rows[8:]))
+    texts = {
+        "images": (f"image_{number}.png" for number in range(1, len(files) + 1)),
+        "image_class_labels": LABELS.tolist(),
+        "train_test_split": (int(number < 8) for number in range(len(files))),
+    }
+    for name, values in texts.items():
+        (desk / f"birds/{name}.txt").write_text(
+            "".join(f"{number} {value}\n" for number, value in enumerate(values, 1))
+        )
+    savemat(desk / "flowers/imagelabels.mat", {"labels": LABELS[None]})
+    ids = {"trnid": np.arange(1, 7), "valid": np.arange(7, 9), "tstid": np.arange(9, len(files) + 1)}
+    savemat(desk / "flowers/setid.mat", {name: numbers[None] for name, numbers in ids.items()})
 
 
 def _trees(desk: Path) -> None:

@@ -80,10 +80,11 @@ class DataConfig(Record):
     label_column: str | None = None
     """Column that holds the labels. Default: found by type and name."""
     train_part: str | None = None
-    """Folder that holds the training images, inside the source or inside each class folder. Default: found by its name.
-    '.' means that the folders of the source are the classes."""
+    """Folder that holds the training images, inside the source or inside each class folder, or text file in the source
+    that lists them. Default: found by its name. '.' means that the folders of the source are the classes."""
     test_part: str | None = None
-    """Folder that holds the test images, inside the source or inside each class folder. Default: found by its name."""
+    """Folder that holds the test images, inside the source or inside each class folder, or text file in the source that
+    lists them. Default: found by its name."""
     size: int | None = Field(default=None, ge=8)
     """Resize images to this height and width, in pixels, 8 or more. Default: the size of the images, but 128 for
     ImageNet and its subsets, and 32 for single-channel images of 28×28, which are padded (28 keeps them)."""
@@ -156,6 +157,8 @@ class Source:
     """Class names that are in none of these files."""
     places: tuple[tuple[str, int, str], ...] = ()
     """Part, label and folder of what is read, if folders determine them."""
+    lists: tuple[tuple[str, str], ...] = ()
+    """Part and path of the lists that divide the pictures."""
 
 
 class Labelled(NamedTuple):

@@ -9,7 +9,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,22 +50,36 @@ def from_picture_folder(folder: Path, choice: ClassChoice, listing: Listing, par
     _check_classes(folder, layout.train, chosen, pictures["train"], listing, skipped)
     if not pictures["test"] and layout.test is None:
         del pictures["test"]
-    summary, part_folders = layout.summary, {"train": layout.train, "test": layout.test or {}}
+    part_folders = {"train": layout.train, "test": layout.test or {}}
+    summary = Summary(left_out=skipped.left_out(), guessed=tuple(_notes_on_copies(pictures, folders)))
+    source = source_of_files(folder, class_names, pictures, layout.summary + summary)
+    places = (
+        (part, label, part_folders[part][name].relative_to(folder).as_posix())
+        for part in part_folders
+        for label, name in sorted(chosen.items())
+        if name in part_folders[part]
+    )
+    return replace(source, external_names=wnid_names, places=tuple(places))
+
+
+def source_of_files(
+    folder: Path,
+    classes: tuple[str, ...],
+    pictures: Mapping[str, Sequence[tuple[int, Path]]],
+    summary: Summary,
+    lists: Iterable[Path] = (),
+) -> Source:
+    """The picture files of each part, given as pairs (label, path); `lists` are further files that determine what is
+    read."""
+    files = [path for pairs in pictures.values() for _, path in pairs]
     return Source(
         text_of(folder.resolve().name),
-        class_names,
+        classes,
         {part: _labels_of(pairs) for part, pairs in pictures.items()},
         lambda part, rows: (file_bytes(pictures[part][row][1]) for row in rows),
         lambda part, row: text_of(pictures[part][row][1]),
-        FileSet(sorted(path for pairs in pictures.values() for _, path in pairs), folder, LARGEST_FILE),
-        summary + Summary(left_out=skipped.left_out(), guessed=tuple(_notes_on_copies(pictures, folders))),
-        wnid_names,
-        tuple(
-            (part, label, part_folders[part][name].relative_to(folder).as_posix())
-            for part in part_folders
-            for label, name in sorted(chosen.items())
-            if name in part_folders[part]
-        ),
+        FileSet(sorted([*files, *lists]), folder, LARGEST_FILE),
+        summary,
     )
 
 

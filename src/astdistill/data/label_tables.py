@@ -10,11 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
-from unicodedata import normalize
 
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import parse_json
@@ -24,7 +22,8 @@ from .decoding import file_bytes
 from .digests import FileSet
 from .hub import table_source, with_files
 from .listing import EXAMPLE, NAMED, WNID, Listing, Walked, is_picture, some, text_of
-from .parquet import SHARD, part_of, split_files
+from .parquet import SHARD, split_files
+from .picture_names import PictureIndex, file_name
 from .splits import split_of
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
@@ -54,8 +53,6 @@ NUMBERS = (
 )
 """Column types and the format that every value must have: '007' is not a number, and a column with both 1 and 1.5 is
 text."""
-ABSOLUTE = re.compile(r"[A-Za-z]:|[/\\]")
-"""The start of an absolute path."""
 FLAGS, ONE = frozenset(("0", "1", "0.0", "1.0")), ("1", "1.0")
 """Values of one-hot columns, and those of them that mark the class."""
 HEADLESS = ("image", "label")
@@ -181,12 +178,12 @@ def other_classes(folder: Path, listing: Listing, source: Source) -> tuple[str, 
         return ()
     walked = listing.walk(folder)
     files = [path for path in walked.others if is_table(path) and not EXAMPLE.search(path.stem)]
-    index = _PictureIndex(folder, walked.pictures if files else ())
+    index = PictureIndex(folder, walked.pictures if files else ())
     notes = [note for file in files if (note := _note_on_table(file, index, classes, "test" in source.labels))]
     return tuple(notes[:NAMED])
 
 
-def _note_on_table(file: Path, index: _PictureIndex, classes: Mapping[str, int], has_test: bool) -> str:
+def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], has_test: bool) -> str:
     """A note on the content of a table that is ignored because the folders define the classes; '' if nothing is
     ignored."""
     name = text_of(file.name)
@@ -230,7 +227,7 @@ def _same_partition(folder_labels: Sequence[int | None], labels: Sequence[str | 
 def _find_tables(
     folder: Path, files: Sequence[Path], pictures: Sequence[Path], image: str | None, label: str | None
 ) -> LabelTables | None:
-    index = _PictureIndex(folder, pictures)
+    index = PictureIndex(folder, pictures)
     tables = _read_tables(files if pictures else (), index, image, label)
     if not tables:
         return None
@@ -257,7 +254,7 @@ def _find_tables(
 
 
 def _read_tables(
-    files: Sequence[Path], index: _PictureIndex, image: str | None, label: str | None
+    files: Sequence[Path], index: PictureIndex, image: str | None, label: str | None
 ) -> dict[Path, _Table]:
     """The tables among these files that name pictures. Raises InputError for a faulty table that names pictures; if
     there are other valid tables, only if it is a table of the training part or holds labels that those do not have."""
@@ -343,101 +340,6 @@ def _check_unique(rows: Mapping[str, Cells], image: str, files: Sequence[Path]) 
         )
 
 
-class _PictureIndex:
-    """Finds pictures by the names that a table may use for them."""
-
-    def __init__(self, folder: Path, pictures: Sequence[Path]) -> None:
-        self.folder, self._folder_parts = folder, folder.resolve().parts
-        self._cache: dict[tuple[str, Path], list[str]] = {}
-        self.paths: dict[str, Path] = {}
-        for path in pictures:  # macOS decomposes accented letters in file names; most tables do not
-            name = text_of(path.relative_to(folder).as_posix())
-            composed = normalize("NFC", name)
-            self.paths[name if composed in self.paths else composed] = path
-        self._by_name: dict[str, list[PurePosixPath]] = {}
-        for name in self.paths:
-            path = PurePosixPath(name)
-            for each in {path.name, path.stem}:
-                self._by_name.setdefault(each, []).append(path)
-
-    def matches(self, text: str, table: Path) -> list[str]:
-        """The paths of the pictures that a value in a table may refer to, closest matches only: the picture at exactly
-        this path, else those whose path ends with it. A path of another machine is matched by its last folders or its
-        file name."""
-        if (text, table) not in self._cache:  # every value is looked up two or three times
-            self._cache[text, table] = self._matches(text, table)
-        return self._cache[text, table]
-
-    def _matches(self, text: str, table: Path) -> list[str]:
-        requested = PurePosixPath(normalize("NFC", text.replace("\\", "/")))
-        has_ending = is_picture(requested.name)
-        same_name = [
-            path for path in self._by_name.get(requested.name, ()) if (path.name == requested.name) == has_ending
-        ]
-        table_folders, part = _table_location(self.folder, table)
-        for folders in self._candidate_folders(text, requested.parts[:-1], table_folders):
-            if exact := [path for path in same_name if path.parts[:-1] == folders]:
-                return [str(path) for path in exact]
-        folders = () if ABSOLUTE.match(text) else requested.parts[:-1]
-        same_end = [
-            path for path in same_name if _ends_with(path.parts[:-1], folders) and not _in_other_part(path, part)
-        ]
-        nearest = [path for path in same_end if path.parts[: len(table_folders)] == table_folders]
-        if len(nearest) != 1:
-            nearest = [path for path in same_end if part and part in {*map(split_of, path.parts[:-1])}]
-        return [str(path) for path in (nearest if len(nearest) == 1 else same_end)]
-
-    def spelling_hint(self, text: str) -> str:
-        """A clause that names a picture which differs in case only; '' if there is none."""
-        other = self._by_lowercase_name.get(_file_name(text).lower())
-        return f" (there is '{other}')" if other else ""
-
-    @cached_property
-    def _by_lowercase_name(self) -> dict[str, str]:
-        """Paths of pictures by lowercase file name."""
-        return {PurePosixPath(name).name.lower(): name for name in self.paths}
-
-    def _candidate_folders(
-        self, text: str, folders: tuple[str, ...], table_folders: tuple[str, ...]
-    ) -> Iterator[tuple[str, ...]]:
-        """The folders that a path may refer to, relative to the folder of pictures, most likely first: relative to the
-        table, to the folder of pictures, and to the folders above it."""
-        if ABSOLUTE.match(text):
-            yield from (folders[start:] for start in range(1, len(folders)))
-            return
-        yield _resolve_parents(table_folders + folders)
-        yield folders
-        counts = (count for count in range(1, len(folders) + 1) if self._folder_parts[-count:] == folders[:count])
-        yield from (folders[count:] for count in counts)
-
-
-@cache
-def _table_location(folder: Path, table: Path) -> tuple[tuple[str, ...], str]:
-    """The folders of a table relative to `folder`, and the data set part that its path names."""
-    relative = table.relative_to(folder)
-    return relative.parts[:-1], part_of(relative)
-
-
-def _in_other_part(path: PurePosixPath, part: str) -> bool:
-    """Whether a picture is in a folder of the training part and its table belongs to the test part, or vice versa."""
-    return {"train", "test"} <= {part, *map(split_of, path.parts[:-1])}
-
-
-def _resolve_parents(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """The same folder with '..' resolved, as far as a folder precedes it."""
-    resolved: list[str] = []
-    for name in folders:
-        if name == ".." and resolved and resolved[-1] != "..":
-            resolved.pop()
-        else:
-            resolved.append(name)
-    return tuple(resolved)
-
-
-def _ends_with(folders: tuple[str, ...], suffix: tuple[str, ...]) -> bool:
-    return folders[len(folders) - len(suffix) :] == suffix
-
-
 @dataclass(frozen=True)
 class _Table:
     """A table that names pictures in the column `image`, as paths relative to the folder."""
@@ -479,7 +381,7 @@ class _Table:
         return {names[0]: [next(name for name, value in zip(names, row, strict=True) if value in ONE) for row in rows]}
 
     @staticmethod
-    def read(file: Path, index: _PictureIndex, image: str | None, label: str | None) -> _Table | None:
+    def read(file: Path, index: PictureIndex, image: str | None, label: str | None) -> _Table | None:
         """The table in a file; None if no column names pictures, and for a file that is not a table. Raises InputError
         if columns name different pictures or no existing picture, if a name matches several pictures, if a label
         contains a line break, and for a file that names pictures but cannot be read."""
@@ -524,7 +426,7 @@ class _Table:
         return _Table(file, {**cells, image: paths}, image, tuple(note for note, holds in notes.items() if holds))
 
 
-def _check_unreadable(file: Path, index: _PictureIndex, error: Exception) -> None:
+def _check_unreadable(file: Path, index: PictureIndex, error: Exception) -> None:
     """Raise InputError for a file that is not a valid table but names pictures and labels, which would be ignored."""
     first = next((line for line in _split_lines(file, LOOKED_AT) if any(line)), [])
     paired = len(first) == len(HEADLESS) and any(index.matches(cell, file) for cell in first)
@@ -540,7 +442,7 @@ def _check_unreadable(file: Path, index: _PictureIndex, error: Exception) -> Non
     ) from error
 
 
-def _pictures_in_text(file: Path, index: _PictureIndex) -> set[str]:
+def _pictures_in_text(file: Path, index: PictureIndex) -> set[str]:
     """The pictures named by any text between separators, in a file that is not a valid table."""
     cells = {cell for line in _split_lines(file) for cell in line if cell}
     return {path for cell in cells for path in index.matches(cell, file)}
@@ -564,7 +466,7 @@ def _is_coordinate(name: str, texts: Sequence[str | None]) -> bool:
     return name.lower() == "x" and _type_of({text for text in texts if text is not None}) != "string"
 
 
-def _candidate_columns(cells: Cells, index: _PictureIndex, file: Path, label: str | None) -> list[str]:
+def _candidate_columns(cells: Cells, index: PictureIndex, file: Path, label: str | None) -> list[str]:
     """The columns that may name the pictures: those with file names of pictures, whether these exist or not, else those
     in which most values are names of pictures without their endings."""
     ranks = _label_ranks(cells)
@@ -580,18 +482,14 @@ def _candidate_columns(cells: Cells, index: _PictureIndex, file: Path, label: st
 def _have_endings(texts: Sequence[str | None]) -> bool:
     """Whether most values have the ending of a picture file."""
     present = [text for text in texts if text is not None]
-    return 2 * sum(map(is_picture, map(_file_name, present))) > len(present)
+    return 2 * sum(map(is_picture, map(file_name, present))) > len(present)
 
 
-def _file_name(text: str) -> str:
-    return PurePosixPath(text.replace("\\", "/")).name
-
-
-def _matches(texts: Iterable[str | None], index: _PictureIndex, file: Path) -> list[list[str]]:
+def _matches(texts: Iterable[str | None], index: PictureIndex, file: Path) -> list[list[str]]:
     return [[] if text is None else index.matches(text, file) for text in texts]
 
 
-def _picture_column(matches: Mapping[str, list[list[str]]], cells: Cells, file: Path, index: _PictureIndex) -> str:
+def _picture_column(matches: Mapping[str, list[list[str]]], cells: Cells, file: Path, index: PictureIndex) -> str:
     """The column that names the pictures. Raises InputError if several columns name different pictures, and if none of
     the pictures exists."""
     found = {name: paths for name, paths in matches.items() if any(paths)}
@@ -631,7 +529,7 @@ def _check_labels(file: Path, labels: Cells) -> None:
 
 
 def _read_cells(
-    file: Path, index: _PictureIndex, requested: AbstractSet[str | None], rows: int | None = None
+    file: Path, index: PictureIndex, requested: AbstractSet[str | None], rows: int | None = None
 ) -> tuple[Cells, bool]:
     """The values of a table, or of its first `rows`, and whether the header row is missing. Raises one of `UNREAD` for
     a file that is not a table."""
@@ -664,13 +562,13 @@ def _delimiter(opened: TextIO) -> str:
     return TAB if TAB in line else max(OTHERS, key=line.count)
 
 
-def _is_data_row(first: Sequence[str], index: _PictureIndex, file: Path) -> bool:
+def _is_data_row(first: Sequence[str], index: PictureIndex, file: Path) -> bool:
     """Whether the first row of a table is a data row, not a header: it names a picture, and no label column."""
     matching = [value for value in first if index.matches(value, file)]
-    return any(is_picture(_file_name(value)) for value in matching) or (bool(matching) and not any(map(rank_of, first)))
+    return any(is_picture(file_name(value)) for value in matching) or (bool(matching) and not any(map(rank_of, first)))
 
 
-def _column_names(first: Sequence[str], index: _PictureIndex, file: Path) -> list[str]:
+def _column_names(first: Sequence[str], index: PictureIndex, file: Path) -> list[str]:
     """Names for the columns of a table without a header row."""
     names = [HEADLESS[not index.matches(value, file)] for value in first]
     if sorted(names) == sorted(HEADLESS):

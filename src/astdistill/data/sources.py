@@ -51,6 +51,7 @@ from .layouts import UNNAMED, PartNames, unwrapped
 from .levels import Opening
 from .listing import NAMED, Listing, UnlabelledError, Walked, kind_of, some, text_of
 from .parquet import may_be_set
+from .picture_lists import by_lists, names_lists
 from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
@@ -447,17 +448,27 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
     choice = request.choice
     if choice.classes is not None:  # class names are folder names in printable form
         choice = replace(choice, classes=tuple(map(text_of, choice.classes)))
+    by_names = names_lists(folder, request.parts)
     try:
-        source = from_picture_folder(folder, choice, listing, request.parts)
+        source = from_picture_folder(folder, choice, listing, UNNAMED if by_names else request.parts)
     except UnlabelledError:
-        tables = label_tables(folder, listing, *columns)
-        if tables is None:
+        tables = None if by_names else label_tables(folder, listing, *columns)
+        if tables is not None:
+            return _from_label_tables(tables, request, listing)
+        source = by_lists(folder, listing, None, request.parts if by_names else UNNAMED)
+        if source is None:
             raise
-        return _from_label_tables(tables, request, listing)
-    request = replace(request, choice=choice)
+    else:
+        if by_names or request.parts == UNNAMED:
+            source = by_lists(folder, listing, source, request.parts) or source
+    return _from_files(folder, source, replace(request, choice=choice), listing)
+
+
+def _from_files(folder: Path, source: Source, request: Request, listing: Listing) -> RawData:
+    """Read the picture files of a folder, in classes by folders or by lists."""
 
     def key(content: str) -> list[object]:
-        return [source.name, *request.key(content), *source.external_names, *source.places]
+        return [source.name, *request.key(content), *source.external_names, *source.places, *source.lists]
 
     raw = _decode_cached(source.name, source.files, key, lambda: nullcontext(source), request)
     # `left_out` is that of the current listing: the cache key does not cover ignored files.

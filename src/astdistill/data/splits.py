@@ -37,6 +37,11 @@ def split_of(name: str) -> PartName | None:
     return next((part for part in order if part in parts), None)
 
 
+def other_words(name: str) -> tuple[str, ...]:
+    """The words of a name, in lower case, that denote no part: `images_variant_train` has `images` and `variant`."""
+    return tuple(word for word in _split_words(name) if not (WORDS.get(word) or WORDS.get(_strip_suffix(word))))
+
+
 def _split_words(name: str) -> list[str]:
     words = [word.lower() for word in BOUNDARY.split(name) if word]
     return [*words, *("holdout" for pair in itertools.pairwise(words) if pair == ("hold", "out"))]

@@ -1,0 +1,493 @@
+"""Lists that published data sets have beside their pictures: which pictures are for training and which for testing, and
+the labels of pictures that no class folders tell apart.
+
+Text files with one picture a line (Food-101, DTD, MIT Indoor-67, SUN397, FGVC-Aircraft, Oxford-IIIT Pet), `.mat` files
+(Stanford Dogs, Oxford Flowers), and the numbered files of CUB-200-2011 and NABirds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..runtime.errors import InputError
+from ..runtime.text import many
+from .dataset import Source, Summary
+from .decoding import PARTS
+from .image_folders import source_of_files
+from .layouts import UNNAMED, PartNames
+from .listing import NAMED, PICTURED, WNID, Listing, Walked, some, text_of
+from .mat_files import read_mat
+from .picture_names import PictureIndex
+from .splits import other_words, split_of
+
+ENDINGS = (".txt", ".lst", ".list", ".mat")
+LARGEST = 1 << 28
+"""Bytes of the largest list that is read; a million pictures need about 40 MB."""
+MOST_LISTS = 256
+"""Where more files than these could be lists, each is a note on one picture, and none is read."""
+LOOKED_AT = 16
+"""Number of lines used to find out whether a file is a list of pictures."""
+SEPARATOR = re.compile(r"[\s,;]+")
+NUMBER = re.compile(r"-?\d+")
+LAST_NUMBER = re.compile(r"(\d+)\D*$")
+FLOWERS = ("setid.mat", "imagelabels.mat")
+"""Files of Oxford Flowers: the numbers of the pictures of each part, and the label of each number."""
+FLOWERS_PARTS = {"train": "trnid", "validation": "valid", "test": "tstid"}
+NUMBERED = ("images.txt", "train_test_split.txt")
+"""Files of CUB-200-2011 and NABirds: the number of each picture, and whether it is for training."""
+NUMBERED_LABELS = ("image_class_labels.txt", "classes.txt")
+"""More of these files: the number of the class of each picture, and the name of each class."""
+Labels = dict[str, str]
+"""The label of each picture, by its path relative to the folder; '' where a list has none."""
+Classes = Mapping[str, int]
+"""The class of each picture by its folder, by its path relative to the data folder."""
+
+
+class _Pictures(PictureIndex):
+    """The pictures of a folder; those in a folder such as `images` are preferred to others of the same name, which are
+    masks or copies."""
+
+    def __init__(self, folder: Path, pictures: Sequence[Path]) -> None:
+        super().__init__(folder, pictures)
+        inside = [path for path in pictures if PICTURED & {name.lower() for name in path.relative_to(folder).parts}]
+        self._preferred = PictureIndex(folder, inside)
+
+    def matches(self, text: str, table: Path) -> list[str]:
+        return self._preferred.matches(text, table) or super().matches(text, table)
+
+
+@dataclass
+class _List:
+    """The labels of the pictures that a file lists, and its lines that name no picture, several, or one again with
+    another label."""
+
+    file: Path
+    labels: Labels = field(default_factory=dict[str, str])
+    unclear: list[str] = field(default_factory=list[str])
+    by_rest: bool = False
+    """Whether these are all pictures that `file` does not list."""
+
+
+@dataclass(frozen=True)
+class _Division:
+    """The pictures of each part, the lists that say so, and notes on them."""
+
+    parts: Mapping[str, _List]
+    more_files: tuple[Path, ...] = ()
+    """Other files from which labels come."""
+    guessed: tuple[str, ...] = ()
+    label_source: str = ""
+    """Where the labels come from, if not from the files."""
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that are read."""
+        return [*dict.fromkeys((*(each.file for each in self.parts.values()), *self.more_files))]
+
+    @property
+    def pictures(self) -> list[str]:
+        """The listed pictures of all parts."""
+        return [picture for each in self.parts.values() for picture in each.labels]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every picture has a label in its list."""
+        return all(label for each in self.parts.values() for label in each.labels.values())
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether there is a test part."""
+        return "test" in self.parts
+
+    def in_several(self, classes: Classes) -> bool:
+        """Whether the listed pictures are in several class folders."""
+        return len({classes[picture] for picture in self.pictures if picture in classes}) > 1
+
+
+def names_lists(folder: Path, parts: PartNames) -> bool:
+    """Whether the user named files, not folders, as the parts."""
+    return any(name is not None and (folder / name).is_file() for name in parts)
+
+
+def by_lists(folder: Path, listing: Listing, source: Source | None, parts: PartNames = UNNAMED) -> Source | None:
+    """The pictures of a folder as the lists beside them divide and label them.
+
+    Args:
+        folder: The folder with pictures and lists.
+        listing: Its contents.
+        source: The same pictures by class folders; None if these do not tell the classes. Its classes are kept where
+            the listed pictures are in several of them.
+        parts: The files that the user named as lists of the parts; without any, lists are found by their names.
+
+    Returns:
+        The divided pictures. `source` itself if it has a test part or if there is no list, with a note if several lists
+        divide the pictures in different ways.
+
+    Raises InputError if a named file is no list of pictures, if the lists of the parts share a picture, and if several
+    lists label pictures that no class folders tell apart.
+    """
+    if parts == UNNAMED and source is not None and _is_complete(source):
+        return source
+    walked = listing.walk(folder)
+    if parts == UNNAMED and not any(map(_may_be_list, walked.others)):
+        return source
+    index = _Pictures(folder, walked.pictures)
+    classes = {} if source is None else _classes_of(folder, listing, source, index)
+    is_named = parts != UNNAMED
+    divisions = [_named(folder, parts, index, classes)] if is_named else _divisions(walked, index)
+    if source is None:
+        divisions = [each if each.has_labels else _labelled_by_folder(each) for each in divisions]
+    usable = divisions if is_named else _usable(divisions, source, classes)
+    if len(usable) == 1:
+        return _source_of(folder, walked, index, usable[0], source, classes)
+    if not usable:
+        return source
+    return _with_note(folder, usable, source, classes)
+
+
+def _is_complete(source: Source) -> bool:
+    """Whether folders give a test part already, or are those of ImageNet, whose million pictures are not searched."""
+    named_by_wnid = all(WNID.fullmatch(PurePosixPath(place).name) for _, _, place in source.places)
+    return "test" in source.labels or named_by_wnid
+
+
+def _may_be_list(path: Path) -> bool:
+    return path.suffix.lower() in ENDINGS
+
+
+def _classes_of(folder: Path, listing: Listing, source: Source, index: _Pictures) -> Classes:
+    names = {path: name for name, path in index.paths.items()}
+    return {names[path]: label for _, label, place in source.places for path in listing.walk(folder / place).pictures}
+
+
+def _usable(divisions: Sequence[_Division], source: Source | None, classes: Classes) -> list[_Division]:
+    """The divisions into training and test pictures that lists or folders label; if there are none and folders tell no
+    classes, the lists of labels alone."""
+    divided = [each for each in divisions if each.is_divided and _is_labelled(each, source, classes)]
+    if divided or (source is not None and len(source.classes) > 1):
+        return divided
+    return [each for each in divisions if not each.is_divided and each.has_labels]
+
+
+def _is_labelled(division: _Division, source: Source | None, classes: Classes) -> bool:
+    """Whether class folders or lists tell the classes. Labels in the lists count if all pictures are in one folder
+    which is no class: the only folder, or one with a name such as images beside another of masks."""
+    if division.in_several(classes):
+        return True
+    folders = {place for _, _, place in source.places} if source else set[str]()
+    inside = {place for place in folders if any(name.startswith(f"{place}/") for name in division.pictures)}
+    is_class = len(folders) > 1 and not all(PurePosixPath(place).name.lower() in PICTURED for place in inside)
+    return division.has_labels and not is_class
+
+
+def _labelled_by_folder(division: _Division) -> _Division:
+    """The division with the folders of its pictures as their labels, if there are several and none is a part; else
+    unchanged."""
+    folders = {picture: PurePosixPath(picture).parent.name for picture in division.pictures}
+    if len({*folders.values()}) < 2 or any(map(split_of, {*folders.values()})):
+        return division
+    parts = {
+        part: replace(each, labels={picture: folders[picture] for picture in each.labels})
+        for part, each in division.parts.items()
+    }
+    return replace(division, parts=parts, label_source="the folders of the pictures")
+
+
+def _with_note(folder: Path, usable: Sequence[_Division], source: Source | None, classes: Classes) -> Source:
+    """The pictures by class folders, with a note on the lists. Raises InputError if the folders are no classes."""
+    names = {part: text_of(each.file.relative_to(folder).as_posix()) for part, each in usable[0].parts.items()}
+    advice = " ".join(f"--data.{part}-part {name}" for part, name in names.items())
+    lists = some(file for each in usable for file in each.files[:1])
+    if source is None or not any(each.in_several(classes) for each in usable):
+        raise InputError(
+            f"{text_of(folder)} has several lists that label its pictures ({lists}); name those that are meant, such "
+            f"as {advice}."
+        )
+    note = f"a share of every class as the test part, not what one of {len(usable)} lists tells ({lists}; {advice})"
+    return replace(source, summary=source.summary + Summary(guessed=(note,)))
+
+
+# finding and reading lists
+
+
+def _named(folder: Path, parts: PartNames, index: _Pictures, classes: Classes) -> _Division:
+    """The lists that the user named. Without one for training, all other pictures in class folders are."""
+    lists = dict[str, _List]()
+    for part, name in parts._asdict().items():
+        if name is not None:
+            is_inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+            found = _read_list(folder / name, index) if is_inside and (folder / name).is_file() else None
+            if found is None:
+                raise InputError(
+                    f"--data.{part}-part {name} is no file in {text_of(folder)} that lists its pictures, one a line; "
+                    "name a text file that does, or name folders for both parts."
+                )
+            lists[part] = found
+    shared = sorted(lists["train"].labels.keys() & lists["test"].labels.keys()) if len(lists) == 2 else []
+    if shared:
+        raise InputError(
+            f"{parts.train} and {parts.test} both list {shared[0]}; name lists that share no picture with "
+            "--data.train-part and --data.test-part."
+        )
+    if "train" not in lists:
+        test = lists["test"]
+        others = {picture: "" for picture in classes if picture not in test.labels}
+        return _Division({"train": _List(test.file, others, by_rest=True), "test": test})
+    return _Division(lists)
+
+
+def _divisions(walked: Walked, index: _Pictures) -> list[_Division]:
+    """All divisions that lists tell, by their formats."""
+    return [*_numbered(walked, index), *_flowers(walked, index)] or [*_by_name(walked, index)]
+
+
+def _by_name(walked: Walked, index: _Pictures) -> Iterator[_Division]:
+    """One division for the lists in one folder whose names differ only in the word for the part."""
+    files = [path for path in walked.others if _may_be_list(path)]
+    groups = dict[tuple[Path, tuple[str, ...]], dict[str, list[_List]]]()
+    for file in files * (len(files) <= MOST_LISTS):
+        if (found := _read_list(file, index)) is not None:
+            group = groups.setdefault((file.parent, other_words(file.stem)), {})
+            group.setdefault(split_of(file.stem) or "", []).append(found)
+    for group in groups.values():
+        yield from _divide(group)
+
+
+def _divide(lists: Mapping[str, Sequence[_List]]) -> Iterator[_Division]:
+    """The division into training and test pictures; without one for both, every list by itself. Of several lists of
+    training pictures (train, trainval) the longest counts that has none of the test pictures."""
+    test = next((lists[part] for part in ("test", "validation") if part in lists), [])
+    trains = [each for each in lists.get("train", ()) if test and not each.labels.keys() & test[0].labels.keys()]
+    if len(test) != 1 or not trains:
+        yield from (_Division({"train": each}) for every in lists.values() for each in every)
+        return
+    train = max(trains, key=lambda each: len(each.labels))
+    notes = (f"the test part is what {text_of(test[0].file.name)} lists, as there is no list for testing",)
+    yield _Division({"train": train, "test": test[0]}, guessed=notes * ("test" not in lists))
+
+
+def _read_list(file: Path, index: _Pictures) -> _List | None:
+    """The pictures in a list; None if most of its first lines name no picture."""
+    lines = _lines(file, index)
+    sample = [_entry(line, index, file)[0] for line in lines[:LOOKED_AT]]
+    if 2 * sum(map(bool, sample)) <= len(sample):
+        return None
+    found = _List(file)
+    for line in lines:
+        pictures, label = _entry(line, index, file)
+        if len(pictures) != 1 or found.labels.setdefault(pictures[0], label) != label:
+            found.unclear.append(line)
+    return found if found.labels else None
+
+
+def _lines(file: Path, index: _Pictures) -> list[str]:
+    """The lines of a text file without comments, or pictures and labels in a `.mat` file; none for any other file."""
+    try:
+        if file.stat().st_size > LARGEST:
+            return []
+        if file.suffix.lower() == ".mat":
+            return _lines_of_mat(file, index)
+        text = _text(file)
+    except (OSError, InputError):
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _lines_of_mat(file: Path, index: _Pictures) -> list[str]:
+    arrays = read_mat(file)
+    texts = (values.ravel().tolist() for values in arrays.values() if values.dtype.kind == "U" and values.size)
+    names = next((values for values in texts if index.matches(values[0], file)), [])
+    labels = _numbers(arrays.get("labels"))
+    if len(labels) != len(names):
+        return names
+    return [f"{name} {label:.15g}" for name, label in zip(names, labels, strict=True)]
+
+
+def _entry(line: str, index: _Pictures, file: Path) -> tuple[list[str], str]:
+    """The pictures that a line may name, and what follows the name, which may contain spaces."""
+    cuts = [(cut.start(), cut.end()) for cut in SEPARATOR.finditer(line)]
+    for start, end in ((len(line), len(line)), *cuts):
+        if matches := index.matches(line[:start], file):
+            return matches, line[end:]
+    return [], ""
+
+
+def _pairs(file: Path) -> dict[str, str]:
+    """The second value of each line by the first."""
+    try:
+        lines = _text(file).splitlines()
+    except OSError:
+        return {}
+    return {cells[0]: cells[1].strip() for line in lines if len(cells := line.split(maxsplit=1)) == 2}
+
+
+def _text(file: Path) -> str:
+    """The text of a file in UTF-8, or else in Latin-1, in which any bytes are text."""
+    data = file.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _numbered(walked: Walked, index: _Pictures) -> Iterator[_Division]:
+    """CUB-200-2011 and NABirds: files of lines with the number of a picture and its path, part or class."""
+    for file in _files_beside(walked, *NUMBERED):
+        paths, flags = _pairs(file), _pairs(file.with_name(NUMBERED[1]))
+        labels, names = (_pairs(file.with_name(name)) for name in NUMBERED_LABELS)
+        parts = {number: {"1": "train", "0": "test"}.get(flag, "") for number, flag in flags.items()}
+        classes = {number: names.get(label, label) for number, label in labels.items()}
+        pictures = {number: index.matches(path, file) for number, path in paths.items()}
+        more_files = [path for name in NUMBERED_LABELS if (path := file.with_name(name)) in walked.others]
+        yield from _of_numbers(file.with_name(NUMBERED[1]), parts, classes, pictures, [file, *more_files])
+
+
+def _flowers(walked: Walked, index: _Pictures) -> Iterator[_Division]:
+    """Oxford Flowers: the numbers of the pictures of each part, and the label of every number."""
+    for file in _files_beside(walked, *FLOWERS):
+        try:
+            arrays, labels = read_mat(file), read_mat(file.with_name(FLOWERS[1])).get("labels", np.empty(0))
+        except InputError:
+            continue
+        parts = {
+            f"{number:.15g}": part for part, name in FLOWERS_PARTS.items() for number in _numbers(arrays.get(name))
+        }
+        classes = {f"{number}": f"{label:.15g}" for number, label in enumerate(_numbers(labels), 1)}
+        pictures = dict[str, list[str]]()
+        for name in index.paths:
+            if match := LAST_NUMBER.search(PurePosixPath(name).stem):
+                pictures.setdefault(f"{int(match[1])}", []).append(name)
+        yield from _of_numbers(file, parts, classes, pictures, [file.with_name(FLOWERS[1])])
+
+
+def _files_beside(walked: Walked, name: str, other: str) -> list[Path]:
+    """The files called `name` that have one called `other` beside them."""
+    return [path for path in walked.others if path.name == name and path.with_name(other) in walked.others]
+
+
+def _numbers(values: np.ndarray | None) -> list[float]:
+    """The numbers of an array; none if there is no such array."""
+    return [] if values is None or values.dtype.kind not in "iuf" else values.ravel().tolist()
+
+
+def _of_numbers(
+    file: Path,
+    parts: Mapping[str, str],
+    classes: Mapping[str, str],
+    pictures: Mapping[str, list[str]],
+    more_files: Sequence[Path],
+) -> Iterator[_Division]:
+    """The division by parts, classes and pictures, all by number; none if a part is empty."""
+    lists = {part: _List(file) for part in ("train", "test")}
+    for number, part in parts.items():
+        names = pictures.get(number, [])
+        if part in lists and len(names) == 1:
+            lists[part].labels[names[0]] = classes.get(number, "")
+        elif part != "validation":
+            lists["train"].unclear.append(number)
+    if all(each.labels for each in lists.values()):
+        yield _Division(lists, tuple(more_files))
+
+
+# building the source
+
+
+def _source_of(
+    folder: Path,
+    walked: Walked,
+    index: _Pictures,
+    division: _Division,
+    source: Source | None,
+    classes: Classes,
+) -> Source:
+    """The pictures of a division with the classes of their folders, or else those of the lists."""
+    by_folders = source is not None and (division.in_several(classes) or not division.has_labels)
+    if source is not None and by_folders:
+        labels, names, notes = classes, source.classes, Summary()
+    else:
+        labels, names, notes = _labels_of(folder, division)
+    rows = {
+        part: sorted((labels[name], index.paths[name]) for name in each.labels if name in labels)
+        for part, each in division.parts.items()
+    }
+    _check_rows(folder, division, rows, names)
+    summary = _summary(folder, walked, index, division, source) + notes
+    new = source_of_files(folder, names, rows, summary, division.files)
+    lists = tuple((part, each.file.relative_to(folder).as_posix()) for part, each in division.parts.items())
+    if source is None or not by_folders:
+        return replace(new, lists=lists)
+    return replace(new, lists=lists, external_names=source.external_names, places=source.places)
+
+
+def _check_rows(
+    folder: Path, division: _Division, rows: Mapping[str, Sequence[tuple[int, Path]]], names: Sequence[str]
+) -> None:
+    """Raise InputError for a class whose pictures are not in the training part."""
+    trained = {label for label, _ in rows["train"]}
+    untrained = [name for label, name in enumerate(names) if label not in trained]
+    chosen = {label for pairs in rows.values() for label, _ in pairs}
+    missing = [name for label, name in enumerate(names) if label in chosen - trained]
+    if missing or not trained:
+        raise InputError(
+            f"The training part that {some(division.files)} in {text_of(folder)} lists has no picture of class "
+            f"'{(missing or untrained)[0]}'; add one, or leave the class out with --data.classes."
+        )
+
+
+def _summary(folder: Path, walked: Walked, index: _Pictures, division: _Division, source: Source | None) -> Summary:
+    """What was read of the lists and the folder, and what was left out."""
+    read = [note for note in source.summary.read if "part:" not in note] if source else []
+    verb = "lists" if len({each.file for each in division.parts.values()}) == len(division.parts) else "assigns to it"
+    for part, each in division.parts.items():
+        name = text_of(each.file.relative_to(folder).as_posix())
+        how = "does not list" if each.by_rest else verb
+        read.append(f"{PARTS[part]}: the {many(len(each.labels), 'picture')} that {name} {how}")
+    listed, used = {*division.pictures}, {*division.files}
+    unlisted = [path for name, path in index.paths.items() if name not in listed]
+    others = [path for path in walked.others if path not in used]
+    rest = Walked([], others, walked.hidden, walked.special, walked.repeated, walked.written).left_out()
+    left_out = [
+        f"{many(len(each.unclear), 'line')} of {text_of(each.file.name)} that name no picture here, or several "
+        f"({', '.join(each.unclear[:NAMED])})"
+        for each in division.parts.values()
+        if each.unclear
+    ]
+    left_out += [f"{many(len(unlisted), 'picture')} that no list names ({some(unlisted)})"] * bool(unlisted)
+    guessed = source.summary.guessed if source else ()
+    return Summary(tuple(read), (*left_out, *rest), (*guessed, *division.guessed))
+
+
+def _labels_of(folder: Path, division: _Division) -> tuple[Classes, tuple[str, ...], Summary]:
+    """The number of the class of each picture by its label in the lists, and the names of the classes, in the order of
+    numbers or of the alphabet. Raises InputError if some pictures have no label."""
+    texts = {picture: label for each in division.parts.values() for picture, label in each.labels.items()}
+    if not division.has_labels:
+        without = next(picture for picture, label in texts.items() if not label)
+        raise InputError(
+            f"Nothing tells the class of {without}: neither class folders nor {some(division.files)}; put the pictures "
+            "of every class into a folder of its own, or write the class after the name of each picture."
+        )
+    columns = {picture: label.split() for picture, label in texts.items()}
+    counts = {len(cells) for cells in columns.values()}
+    notes = ()
+    if (
+        len(counts) == 1
+        and counts != {1}
+        and all(NUMBER.fullmatch(cell) for cells in columns.values() for cell in cells)
+    ):
+        texts = {picture: cells[0] for picture, cells in columns.items()}
+        notes = (f"the label is the first of the {counts.pop()} numbers that follow the name of a picture",)
+    are_numbers = all(NUMBER.fullmatch(text) for text in texts.values())
+    names = sorted({*texts.values()}, key=(lambda text: (int(text), text)) if are_numbers else None)
+    numbers = {name: number for number, name in enumerate(names)}
+    read = (f"labels: {division.label_source or some(division.files)}",)
+    return (
+        {picture: numbers[text] for picture, text in texts.items()},
+        tuple(map(text_of, names)),
+        Summary(read, (), notes),
+    )

@@ -1,0 +1,287 @@
+"""Lists beside pictures, in the layouts of published data sets: which are read, what they decide, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from astdistill.data.dataset import DataConfig, RawData
+from astdistill.data.sources import read
+from astdistill.runtime.errors import InputError
+
+CLASSES = ("cat", "dog", "owl")
+NUMBERS = range(24)
+"""Picture i is of class i modulo 3, and its pixels are all i."""
+TRAIN, VALIDATION, TEST = range(12), range(12, 18), range(18, 24)
+
+
+def pictures(folder: Path, names: Mapping[int, str]) -> None:
+    for number, name in names.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(folder / name)
+
+
+def in_folders(ending: str = ".png") -> dict[int, str]:
+    return {number: f"{CLASSES[number % 3]}/{number:03d}{ending}" for number in NUMBERS}
+
+
+def flat() -> dict[int, str]:
+    return {number: f"{number:04d}.png" for number in NUMBERS}
+
+
+def write(file: Path, lines: Iterable[object]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{line}\n" for line in lines))
+
+
+def numbers(raw: RawData, part: str) -> list[int]:
+    """The numbers of the pictures of a part, all of which have their class."""
+    split = {"train": raw.train, "test": raw.test}[part]
+    assert split is not None
+    found = [int(image.max()) for image in split.images[:]]
+    assert [label % 3 for label in split.labels.tolist()] == [number % 3 for number in found]
+    return sorted(found)
+
+
+def open_folder(folder: Path, **how: Any) -> RawData:
+    return read(DataConfig(source=str(folder), **how))
+
+
+def check(raw: RawData, train: Iterable[int] = TRAIN, test: Iterable[int] = TEST) -> None:
+    assert numbers(raw, "train") == [*train]
+    assert numbers(raw, "test") == [*test]
+
+
+def food(folder: Path) -> None:
+    pictures(folder / "images", in_folders())
+    for part, chosen in {"train": TRAIN, "test": TEST}.items():
+        write(folder / f"meta/{part}.txt", (in_folders("")[number] for number in chosen))
+    write(folder / "meta/classes.txt", CLASSES)
+
+
+def indoor(folder: Path) -> None:
+    pictures(folder / "Images", in_folders())
+    write(folder / "TrainImages.txt", (in_folders()[number] for number in TRAIN))
+    write(folder / "TestImages.txt", (in_folders()[number] for number in TEST))
+
+
+def from_the_root(folder: Path) -> None:
+    """With a list for validation, which is not read, and one of both."""
+    pictures(folder, in_folders())
+    for part, chosen in {"train": TRAIN[:9], "val": TRAIN[9:], "trainval": TRAIN, "test": TEST}.items():
+        write(folder / f"splits/{part}.lst", (f"/{in_folders()[number]}" for number in chosen))
+
+
+def birds(folder: Path) -> None:
+    pictures(folder / "images", in_folders())
+    write(folder / "images.txt", (f"{number + 1} {name}" for number, name in in_folders().items()))
+    write(folder / "image_class_labels.txt", (f"{number + 1} {number % 3 + 1}" for number in NUMBERS))
+    write(folder / "classes.txt", (f"{number} {name}" for number, name in enumerate(CLASSES, 1)))
+    write(folder / "train_test_split.txt", (f"{number + 1} {int(number in TRAIN)}" for number in (*TRAIN, *TEST)))
+    write(folder / "bounding_boxes.txt", (f"{number + 1} 1.0 1.0 6.0 6.0" for number in NUMBERS))
+
+
+def dogs(folder: Path) -> None:
+    pictures(folder / "Images", in_folders())
+    for part, chosen in {"train": TRAIN, "test": TEST}.items():
+        cells = np.array([[in_folders()[number]] for number in chosen], dtype=object)
+        labels = np.array([[number % 3 + 1.0] for number in chosen])
+        savemat(folder / f"{part}_list.mat", {"file_list": cells, "annotation_list": cells, "labels": labels})
+
+
+FOLDERS = {"food": food, "indoor": indoor, "from the root": from_the_root, "birds": birds, "dogs": dogs}
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+def test_lists_divide_class_folders(tmp_path: Path, layout: str) -> None:
+    FOLDERS[layout](tmp_path)
+    raw = open_folder(tmp_path)
+    assert raw.classes == CLASSES
+    check(raw)
+    assert [note for note in raw.summary.read if note.startswith(("training part: the 12", "test part: the 6"))]
+    assert "6 pictures that no list names (012.png, 015.png, 013.png)" in raw.summary.left_out
+    few = open_folder(tmp_path, classes=("owl", "cat"))
+    assert few.classes == ("owl", "cat")
+    assert sorted(int(image.max()) for image in few.train.images[:]) == [i for i in TRAIN if i % 3 != 1]
+
+
+def pets(folder: Path) -> None:
+    """Names without endings, columns of numbers, and a mask called like each picture beside the lists."""
+    pictures(folder / "images", {number: f"{CLASSES[number % 3]}_{number}.png" for number in NUMBERS})
+    pictures(folder / "annotations/trimaps", {0 * number: f"{CLASSES[number % 3]}_{number}.png" for number in NUMBERS})
+    rows = [f"{CLASSES[number % 3]}_{number} {number % 3 + 1} {number % 2} 7" for number in NUMBERS]
+    write(folder / "annotations/list.txt", ["#Image CLASS-ID SPECIES BREED ID", *rows])
+    write(folder / "annotations/trainval.txt", rows[:12])
+    write(folder / "annotations/test.txt", rows[18:])
+
+
+def flowers(folder: Path) -> None:
+    pictures(folder / "jpg", {number: f"image_{number + 1:05d}.png" for number in NUMBERS})
+    ids = {"trnid": TRAIN, "valid": VALIDATION, "tstid": TEST}
+    savemat(folder / "setid.mat", {name: np.array([[number + 1 for number in part]]) for name, part in ids.items()})
+    savemat(folder / "imagelabels.mat", {"labels": np.array([[number % 3 + 1 for number in NUMBERS]])})
+
+
+def numbered_birds(folder: Path) -> None:
+    """Pictures in one folder: the files alone tell the classes."""
+    birds(folder)
+    pictures(folder, {number: f"all/{number:03d}.png" for number in NUMBERS})
+    for name in (*CLASSES,):
+        for path in (folder / "images" / name).iterdir():
+            path.unlink()
+    write(folder / "images.txt", (f"{number + 1} all/{number:03d}.png" for number in NUMBERS))
+
+
+LABELS = {"pets": (pets, "123"), "flowers": (flowers, "123"), "numbered birds": (numbered_birds, CLASSES)}
+
+
+@pytest.mark.parametrize("layout", LABELS)
+def test_lists_label_pictures(tmp_path: Path, layout: str) -> None:
+    make, classes = LABELS[layout]
+    make(tmp_path)
+    raw = open_folder(tmp_path)
+    assert raw.classes == tuple(classes)
+    check(raw)
+    assert any(note.startswith("labels: ") for note in raw.summary.read)
+    assert ("the label is the first of the 3 numbers that follow the name of a picture" in raw.summary.guessed) == (
+        layout == "pets"
+    )
+
+
+def test_a_single_list_with_labels(tmp_path: Path) -> None:
+    pictures(tmp_path / "val_256", flat())
+    write(tmp_path / "places_val.txt", (f"{name} {9 * (number % 3)}" for number, name in flat().items()))
+    raw = open_folder(tmp_path)
+    assert (raw.classes, raw.test) == (("0", "9", "18"), None)
+    assert numbers(raw, "train") == [*NUMBERS]
+
+
+def test_a_validation_list_is_the_test_part_where_there_is_no_other(tmp_path: Path) -> None:
+    pictures(tmp_path, in_folders())
+    for part, chosen in {"train": TRAIN, "val": VALIDATION, "trainval": range(18)}.items():
+        write(tmp_path / f"{part}.txt", (in_folders()[number] for number in chosen))
+    raw = open_folder(tmp_path)
+    check(raw, TRAIN, VALIDATION)
+    assert raw.summary.guessed == ("the test part is what val.txt lists, as there is no list for testing",)
+
+
+def aircraft(folder: Path) -> None:
+    pictures(folder / "data/images", flat())
+    for kind, names in {"variant": ("A 300", "B 200", "C"), "family": ("x", "y", "z")}.items():
+        for part, chosen in {"train": TRAIN, "val": VALIDATION, "test": TEST}.items():
+            write(folder / f"data/images_{kind}_{part}.txt", (f"{i:04d} {names[i % 3]}" for i in chosen))
+    write(folder / "data/images_box.txt", (f"{number:04d} 1 1 7 7" for number in NUMBERS))
+
+
+def test_several_kinds_of_labels_are_a_question(tmp_path: Path) -> None:
+    aircraft(tmp_path)
+    question = r"has several lists that label its pictures \(.*\); name those that are meant, such as --data.train-part"
+    with pytest.raises(InputError, match=question):
+        open_folder(tmp_path)
+    lists = {f"{part}_part": f"data/images_variant_{part}.txt" for part in ("train", "test")}
+    raw = open_folder(tmp_path, **lists)
+    assert raw.classes == ("A 300", "B 200", "C")
+    check(raw)
+
+
+def textures(folder: Path) -> None:
+    pictures(folder / "images", in_folders())
+    for split in (1, 2):
+        for part, chosen in {"train": TRAIN, "val": VALIDATION, "test": TEST}.items():
+            names = (in_folders()[number if split == 1 else 23 - number] for number in chosen)
+            write(folder / f"labels/{part}{split}.txt", names)
+
+
+def test_several_divisions_are_a_note(tmp_path: Path) -> None:
+    textures(tmp_path)
+    raw = open_folder(tmp_path)
+    assert raw.test is None
+    (note,) = raw.summary.guessed
+    assert note.startswith("a share of every class as the test part, not what one of 2 lists tells")
+    assert "--data.train-part labels/train1.txt --data.test-part labels/test1.txt" in note
+    check(open_folder(tmp_path, train_part="labels/train1.txt", test_part="labels/test1.txt"))
+    second = open_folder(tmp_path, train_part="labels/train2.txt", test_part="labels/test2.txt")
+    check(second, range(12, 24), range(6))
+    check(open_folder(tmp_path, test_part="labels/test1.txt"), range(18))
+    alone = open_folder(tmp_path, train_part="labels/val1.txt")
+    assert (numbers(alone, "train"), alone.test) == ([*VALIDATION], None)
+    swapped = open_folder(tmp_path, train_part="labels/test1.txt", test_part="labels/train1.txt")
+    check(swapped, TEST, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"train_part": "labels/train1.txt", "test_part": "labels/train1.txt"}, "both list images/cat/000.png; name"),
+        ({"train_part": "labels/train1.txt", "test_part": "images"}, "--data.test-part images is no file in"),
+        ({"train_part": "notes.txt"}, "--data.train-part notes.txt is no file in .* that lists its pictures"),
+        ({"test_part": "../outside.txt"}, "--data.test-part ../outside.txt is no file in"),
+        (
+            {"train_part": "cats.txt", "test_part": "labels/test1.txt"},
+            "has no picture of class 'dog'; add one, or leave",
+        ),
+    ],
+)
+def test_named_lists_are_checked(tmp_path: Path, parts: Mapping[str, str], message: str) -> None:
+    folder = tmp_path / "in"
+    textures(folder)
+    write(folder / "notes.txt", ["nothing of pictures"])
+    write(folder / "cats.txt", ["cat/000.png", "cat/003.png"])
+    write(tmp_path / "outside.txt", in_folders().values())
+    with pytest.raises(InputError, match=message):
+        open_folder(folder, **parts)
+
+
+def test_lines_without_a_picture_are_counted(tmp_path: Path) -> None:
+    """Also one that may be two pictures, one in other letters, and a picture listed again; names may have spaces."""
+    food(tmp_path)
+    pictures(tmp_path / "images", {24: "cat/a b.png", 25: "dog/twin.png", 26: "owl/twin.png"})
+    lines = (tmp_path / "meta/train.txt").read_text() + "cat/gone\ntwin\ncat/a b\ncat/000\n\n"
+    (tmp_path / "meta/train.txt").write_bytes(lines.encode() + "cat/höhe\n".encode("latin-1"))
+    raw = open_folder(tmp_path)
+    check(raw, [*TRAIN, 24])
+    note = "3 lines of train.txt that name no picture here, or several (cat/gone, twin, cat/höhe)"
+    assert note in raw.summary.left_out
+
+
+def test_lists_that_share_a_picture_are_not_read(tmp_path: Path) -> None:
+    """Nor those of one part alone, nor other text; folders tell the classes, and their test part counts."""
+    pictures(tmp_path, in_folders())
+    write(tmp_path / "train.txt", (in_folders()[number] for number in range(19)))
+    write(tmp_path / "test.txt", (in_folders()[number] for number in TEST))
+    write(tmp_path / "README.txt", ["pictures of cats, dogs and owls"])
+    raw = open_folder(tmp_path)
+    assert (numbers(raw, "train"), raw.test) == ([*NUMBERS], None)
+    assert raw.summary.left_out == ("3 files that are no pictures (README.txt, test.txt, train.txt)",)
+
+
+def test_folders_of_parts_come_first(tmp_path: Path) -> None:
+    pictures(tmp_path / "train", {number: in_folders()[number] for number in range(15)})
+    pictures(tmp_path / "test", {number: in_folders()[number] for number in range(15, 24)})
+    for part, chosen in {"train": TRAIN, "test": TEST}.items():
+        write(tmp_path / f"{part}.txt", (in_folders()[number] for number in chosen))
+    check(open_folder(tmp_path), range(15), range(15, 24))
+    indoor(tmp_path / "other")
+    assert open_folder(tmp_path / "other", train_part="Images").test is None
+
+
+def test_a_changed_list_is_read_again(tmp_path: Path) -> None:
+    food(tmp_path)
+    check(open_folder(tmp_path))
+    write(tmp_path / "meta/test.txt", (in_folders("")[number] for number in VALIDATION))
+    check(open_folder(tmp_path), TRAIN, VALIDATION)
+
+
+def test_boxes_of_one_class_label_nothing(tmp_path: Path) -> None:
+    """Lists inside a class folder, which number something else."""
+    pictures(tmp_path, in_folders())
+    for part, chosen in {"train": (0, 3), "test": (6, 9)}.items():
+        write(tmp_path / f"cat/{part}.txt", (f"{number:03d}.png {number}" for number in chosen))
+    raw = open_folder(tmp_path)
+    assert (raw.classes, raw.test, numbers(raw, "train")) == (CLASSES, None, [*NUMBERS])
