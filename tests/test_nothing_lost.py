@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from astdistill.cli.main import main
 from astdistill.data.synthetic import load
+from astdistill.report.current_scores import outdated
 from astdistill.report.run import read_run
-from astdistill.report.whose import outdated
 from astdistill.runtime.files import stated_digests
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.run_dir import RunDir

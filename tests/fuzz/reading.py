@@ -25,9 +25,9 @@ from astdistill.evaluation.cache import NetworkCache
 from astdistill.evaluation.scores import Scores
 from astdistill.interop.import_experts import buffer_files, import_buffers
 from astdistill.interop.import_sets import import_set
+from astdistill.report.current_scores import outdated
 from astdistill.report.page import content, head
 from astdistill.report.run import RunReader
-from astdistill.report.whose import outdated
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.objects import path_or_url

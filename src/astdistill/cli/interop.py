@@ -20,8 +20,8 @@ from ..interop import import_experts as buffers
 from ..interop import import_sets as sets
 from ..interop.reproduction import command as command_again
 from ..methods.registry import find_method, methods
+from ..report.current_scores import current_evaluation, outdated_message
 from ..report.figures import save_quality
-from ..report.whose import current_evaluation, outdated_message
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import warn

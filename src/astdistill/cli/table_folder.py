@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..evaluation.rows import TAUGHT
 from ..evaluation.scores import RowScores, Scores
+from ..report.current_scores import outdated
 from ..report.run import MARKS
 from ..report.sweep import Sweep
-from ..report.whose import outdated
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, reading
 from ..runtime.run_dir import RunDir

@@ -19,9 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ..report.current_scores import current_evaluation, outdated, outdated_message
 from ..report.live import LiveRun, read_json_if_exists
 from ..report.sweep import Sweep, SweepRow
-from ..report.whose import current_evaluation, outdated, outdated_message
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, reading

@@ -30,9 +30,9 @@ from ..runtime.files import read_json, reading
 from ..runtime.run_dir import FREE, SEEDS, RunDir, flat
 from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
+from .current_scores import current_evaluation, outdated, outdated_message, sets_of
 from .run import RunReader
 from .sweep import BASELINES, FILE, PAGE, STEM, Sweep
-from .whose import current_evaluation, outdated, outdated_message, sets_of
 
 RUN_COLUMNS = tuple(
     Column(name, left_aligned=True, no_wrap=name in ("ipc", "stored"))

@@ -25,9 +25,9 @@ from ..runtime.errors import InputError
 from ..runtime.files import read_lines
 from ..runtime.provenance import display_path
 from ..runtime.run_dir import DESCRIPTION, RunDir, sound_time
+from .current_scores import outdated, outdated_message, sets_of
 from .experts import StoreCurves, read_experts
 from .live import LiveRun, read_json_if_exists
-from .whose import outdated, outdated_message, sets_of
 
 Value = TypeVar("Value")
 MARKS = (RunDir.config, RunDir.synthetic, RunDir.metrics, RunDir.state)
