@@ -13,7 +13,8 @@ from astdistill.runtime import progress
 
 
 def test_the_time_left_is_that_of_the_epochs_of_this_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock on which every epoch takes a minute: what an earlier call has trained is no part of the pace."""
+    """A clock on which every epoch takes a minute: what an earlier call has trained is no part of the pace, nor of what
+    is left to do, also of experts that have not begun in this call."""
     now, dataset, step, recipe = [100.0], blobs(), progress.Bar.step, ExpertRecipe(epochs=5)
     seen: list[tuple[int, int | None, float | None]] = []
 
@@ -23,8 +24,8 @@ def test_the_time_left_is_that_of_the_epochs_of_this_call(tmp_path: Path, monkey
         status = bar.status()
         seen.append((status.done, status.total, status.seconds_left))
 
-    train_experts(dataset, model="convnet-d1-w4", recipe=recipe, count=1, store=tmp_path, stop_after=3, workers=1)
+    train_experts(dataset, model="convnet-d1-w4", recipe=recipe, count=2, store=tmp_path, stop_after=3, workers=1)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(progress.Bar, "step", slow)
-    train_experts(dataset, model="convnet-d1-w4", recipe=recipe, count=1, store=tmp_path, workers=1)
-    assert seen == [(4, 5, 60.0), (5, 5, 0.0)]
+    train_experts(dataset, model="convnet-d1-w4", recipe=recipe, count=2, store=tmp_path, workers=1)
+    assert seen == [(7, 10, 180.0), (8, 10, 120.0), (9, 10, 60.0), (10, 10, 0.0)]

@@ -22,7 +22,7 @@ def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_pa
     """With two cores and two threads to give away."""
     seen: list[int] = []
     monkeypatch.setattr(training, "plan_workers", lambda *_: WorkerPlan(2, 1))
-    monkeypatch.setattr(training, "train_expert", lambda dataset, store, expert, until, progress: seen.append(expert))
+    monkeypatch.setattr(training, "train_expert", lambda dataset, store, expert, *_: seen.append(expert))
     monkeypatch.setattr(TrajectoryStore, "trained_epochs", lambda store, expert: 99 * (expert in seen))
     tiny_experts(tmp_path, blobs(), count=3)
     assert seen == [0, 1, 2]

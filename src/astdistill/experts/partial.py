@@ -310,6 +310,11 @@ def state_epochs(folder: Path) -> int:
     return 0
 
 
+def saved_epochs(store: Path, expert: int) -> int:
+    """Most epochs of any half-trained trajectory of one expert in a store on this machine."""
+    return max(map(state_epochs, folders(store, expert)), default=0)
+
+
 def stored_rows(path: Path, parameters: int, most: int | None = None) -> Rows:
     """The complete rows of a file, or the first `most` of them."""
     check_regular(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from ..runtime.progress import Bar, bar
 from ..runtime.seeds import derive, rng, seeded
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 from ..runtime.trust import trust_models
-from .partial import PartialTrajectory
+from .partial import PartialTrajectory, saved_epochs
 from .recipe import ExpertCurve, ExpertRecipe
 from .store import TrajectoryStore, identity_of
 
@@ -143,12 +143,17 @@ def train_experts(
     missing = [expert for expert in assigned if trained.get(expert, 0) < until]
     if missing:
         trajectories.files.check_writable()
-        total, done, images = len(assigned) * until, (len(assigned) - len(missing)) * until, len(dataset.train)
+        begun = {
+            expert: min(until, max(trained.get(expert, 0), saved_epochs(trajectories.scratch, expert)))
+            for expert in missing
+        }
+        total, images = len(assigned) * until, len(dataset.train)
+        done = (len(assigned) - len(missing)) * until + sum(begun.values())
         with (
             computing(engine, threads, cluster, allow_mixed),
             bar("training experts (epochs)", total, done, "images", images) as progress,
         ):
-            _train_missing(dataset, trajectories, missing, until, worker_plan, progress, shard is None)
+            _train_missing(dataset, trajectories, begun, until, worker_plan, progress, shard is None)
     return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
 
 
@@ -173,14 +178,15 @@ def experts_of_shard(shard: str | None, count: int) -> range:
 def _train_missing(
     dataset: Dataset,
     store: TrajectoryStore,
-    missing: list[int],
+    begun: Mapping[int, int],
     until: int,
     worker_plan: WorkerPlan,
     progress: Bar,
     locks: bool,
 ) -> None:
     """Train experts that no other process is training; then wait for those of other processes, and continue those that
-    they leave unfinished."""
+    they leave unfinished. `begun` has the epochs of each of them that `progress` counts already."""
+    missing = [*begun]
     seconds_per_expert = expert_seconds(
         store.identity.recipe, len(dataset.train), until, store.identity.parameters, dataset.shape
     )
@@ -193,21 +199,27 @@ def _train_missing(
         waiting = False
         while missing:
             # Each worker waits for at most one: its process may finish that one, while another one is left unfinished.
-            jobs = [(expert, waiting and index < worker_plan.workers) for index, expert in enumerate(missing)]
-            unfinished = sorted(expert for (expert, _), done in train(jobs) if not done)
+            jobs = [
+                (expert, begun[expert], waiting and index < worker_plan.workers) for index, expert in enumerate(missing)
+            ]
+            unfinished = sorted(expert for (expert, _, _), done in train(jobs) if not done)
             waiting, missing = len(unfinished) == len(missing), unfinished
 
 
 def _train_if_free(
-    shared: tuple[Dataset, TrajectoryStore, int, str, bool], job: tuple[int, bool], progress: Bar
+    shared: tuple[Dataset, TrajectoryStore, int, str, bool], job: tuple[int, int, bool], progress: Bar
 ) -> bool:
     """Train one expert unless another process is training it; if the job contains True, wait for that process first.
     Returns whether the expert has all its epochs."""
-    (dataset, store, until, engine, locks), (expert, wait) = shared, job
+    (dataset, store, until, engine, locks), (expert, begun, wait) = shared, job
     with _expert_lock(store, expert, wait, locks) as locked, using(engine):
         if locked and store.trained_epochs(expert) < until:
-            train_expert(dataset, store, expert, until, progress)
-    return store.trained_epochs(expert) >= until
+            train_expert(dataset, store, expert, until, begun, progress)
+            return store.trained_epochs(expert) >= until
+    finished = store.trained_epochs(expert) >= until
+    if finished:  # by another process
+        progress.skip(until - begun)
+    return finished
 
 
 @contextmanager
@@ -244,17 +256,23 @@ def expert_seconds(
     return seconds
 
 
-def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar) -> None:
+def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, begun: int, progress: Bar) -> None:
     """Train one expert to epoch `until`, from its current epoch, and put its file into the store, unless another
-    process does so first."""
+    process does so first. `progress` counts the epochs from `begun` on."""
     identity, files = store.identity, store.files
     files.fetch(expert, identity.recipe.epochs)
     with PartialTrajectory.acquire(store.scratch, expert, identity.parameters) as partial, files.at_work(partial):
-        _train_epochs(partial, dataset, store, expert, until, progress)
+        _train_epochs(partial, dataset, store, expert, until, begun, progress)
 
 
 def _train_epochs(
-    partial: PartialTrajectory, dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar
+    partial: PartialTrajectory,
+    dataset: Dataset,
+    store: TrajectoryStore,
+    expert: int,
+    until: int,
+    begun: int,
+    progress: Bar,
 ) -> None:
     identity, recipe, classes = store.identity, store.identity.recipe, len(store.identity.classes)
     network = build_model(identity.model, identity.shape, classes, seed=derive(identity.seed, "expert", expert)).to(
@@ -264,7 +282,7 @@ def _train_epochs(
     optimiser = make_optimiser(trainee, recipe, 0)
     curves = ExpertCurve()
     first = partial.restore(trainee.theta, optimiser, curves)
-    progress.skip(first)
+    progress.skip(first - begun)
     for epoch in range(first, until):
         if store.trained_epochs(expert) >= until:
             progress.skip(until - epoch)
