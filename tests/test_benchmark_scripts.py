@@ -143,7 +143,7 @@ def test_the_clock_adds_up_pieces_and_leaves_out_what_lies_between_them(tmp_path
 
 @pytest.mark.slow
 def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row's settings fit; three of them run: with baselines, with other labels, with several images a slot."""
+    """Every row's settings fit; three of them run: with baselines, with other labels, with several images per slot."""
     out, result = tmp_path / "out", tmp_path / "families.json"
     words = ["--cifar10", data, "--cifar100", data, "--out", out, "--json", result, "--seeds", 0]
     whole: list[Any] = []

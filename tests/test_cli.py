@@ -108,7 +108,10 @@ def test_distill_then_evaluate_needs_only_the_file(
         "10 classes",
     ):
         assert sentence in shown
-    for flags, sentence in ((["--continual", "11"], "choose --continual"), (["--gamma", "2"], "choose --gamma")):
+    for flags, sentence in (
+        (["--continual", "11"], "choose --continual"),
+        (["--gamma", "2"], "--gamma 2 was given; choose 0"),
+    ):
         assert exit_code("evaluate", *words, *flags, "--out", "never") == 2
         assert sentence in capsys.readouterr().err
     assert not Path("never").exists()
@@ -176,10 +179,10 @@ def test_textures_are_distilled_evaluated_and_written(tmp_path: Path, capsys: py
     assert "10 in textures" in capsys.readouterr().out
     assert sorted(path.name for path in Path("textures").iterdir()) == sorted(pictures)
     assert exit_code("textures", "alone.safetensors", "--tile", "0", "--out", "other") == 2
-    assert "laid 0 × 0 times side by side" in capsys.readouterr().err
+    assert "--tile 0 was given; choose 1 or more" in capsys.readouterr().err
     assert not Path("other").exists()
     assert exit_code("run", "digits-ipc1", *TINY, "--distill.canvas-samples", "2", "--out", "samples") == 2
-    assert "ordinary images are seen whole; add --distill.canvas 2" in capsys.readouterr().err
+    assert "ordinary images are not cropped; add --distill.canvas 2" in capsys.readouterr().err
     assert not Path("samples").exists()
 
 

@@ -131,16 +131,14 @@ def test_an_outcome_is_shown_beside_what_was_published(
 
 def test_a_search_has_no_json_and_no_epochs_that_an_import_fixes(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("tune", "digits-ipc1", "--json") == 2
-    assert "--json shows what a run would cost; leave it out, or ask for it of: astdistill run --dry-run" in said(
-        capsys
-    )
+    assert "--json shows what a run would cost; leave it out, or use it with: astdistill run --dry-run" in said(capsys)
     assert exit_code("tune", "digits-ipc1", "--also", "M", "--experts.imported", "abc") == 2
     assert "--also M was given with --experts.imported, whose epochs are fixed; leave --also M out" in said(capsys)
 
 
 def test_experts_of_pictures_whose_method_needs_none_say_the_whole_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("experts", "--data", "digits", "--method", "dm") == 2
-    assert "trains no experts; distil at once with: astdistill run --data digits --method dm" in said(capsys)
+    assert "trains no experts; distil with: astdistill run --data digits --method dm" in said(capsys)
 
 
 def test_full_data_are_trained_as_long_as_an_expert_of_the_run() -> None:

@@ -145,8 +145,8 @@ def test_frozen_parameters_stay_and_the_callers_generator_too() -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (nn.Flatten(), "Flatten has no parameter that may change"),
-        (network().requires_grad_(False), "Sequential has no parameter that may change"),
+        (nn.Flatten(), "Flatten has no trainable parameter"),
+        (network().requires_grad_(False), "Sequential has no trainable parameter"),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(64, 5)),
             r"gives logits of shape \[2, 5\] for 2 images, and the set has 3 classes",

@@ -53,7 +53,7 @@ def test_a_machine_that_passes_these_tests_works(
         "torch.compile, cpu",
         "data",
     } <= set(found)
-    assert "bit-equal" in found["self-check"]["text"]
+    assert "equal to the bit" in found["self-check"]["text"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,7 +71,7 @@ def test_something_bad_is_exit_code_1_and_named_in_the_last_sentence(
     shown = capsys.readouterr().out
     assert "it failed [here]" in shown
     assert "→ do that" in shown
-    assert shown.rstrip().endswith("✗ Mend this first: self-check.")
+    assert shown.rstrip().endswith("✗ Fix this first: self-check.")
     monkeypatch.setattr(trial, "trial", lambda: iter(()))
     assert main(["doctor"]) == 0
     assert "Next: astdistill demo" in capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_a_check_that_breaks_is_shown_and_the_others_go_on() -> None:
     first, second = guarded("whole", broken)
     assert (first.state, second.state, second.text) == ("good", "bad", "RuntimeError: out of luck")
     assert only(guarded("engine", refused)).text == "There is no engine 'x'."
-    assert verdict([first, second]) == "✗ Mend this first: whole."
+    assert verdict([first, second]) == "✗ Fix this first: whole."
     assert table([first, second]).row_count == 2
 
 
@@ -106,7 +106,7 @@ def test_the_engine_that_is_taken_is_named_with_a_rate(asked: str, taken: str, m
     monkeypatch.setattr(machinery, "TIMED", ("convnet-d2-w32", 4))
     monkeypatch.setenv("ASTDISTILL_ENGINE", asked)
     text = only(machinery.engine(), "engine, cpu").text
-    assert text.startswith(f"{taken} ({'chosen by auto' if asked == 'auto' else '$ASTDISTILL_ENGINE asks for it'}): ")
+    assert text.startswith(f"{taken} ({'chosen by auto' if asked == 'auto' else 'set by $ASTDISTILL_ENGINE'}): ")
     assert int(text.split(": ")[1].split()[0].replace(",", "")) > 0
 
 
@@ -164,7 +164,7 @@ def test_a_resumed_run_that_ends_with_other_bits_is_bad(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(trial, "distill", careless)
     found = only(trial.trial())
-    assert (found.state, "other bits" in found.text) == ("bad", True)
+    assert (found.state, "does not equal" in found.text) == ("bad", True)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_resumed_run_that_ends_with_other_bits_is_bad(monkeypatch: pytest.Monk
     [
         ([2.0] * 10 + [math.nan] + [1.0] * 10, True, "not finite"),
         ([1.0] * 20, True, "did not fall"),
-        ([2.0] * 10 + [1.0] * 10, False, "other bits"),
+        ([2.0] * 10 + [1.0] * 10, False, "does not equal one that was not stopped"),
         ([2.0] * 10 + [1.0] * 10, True, "2.000 to 1.000"),
     ],
 )

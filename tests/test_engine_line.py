@@ -42,7 +42,7 @@ def test_the_native_engine_is_named_with_its_instructions() -> None:
 
 def test_a_slow_engine_is_named_with_its_cause(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     with using("eager"):
-        assert "as was asked for; --engine auto" in Network(*NETWORK).engine_text()
+        assert "as requested; --engine auto" in Network(*NETWORK).engine_text()
     monkeypatch.setenv("CC", "false")
     build.library.cache_clear()
     words = Network(*NETWORK).engine_text()
@@ -53,7 +53,7 @@ def test_a_slow_engine_is_named_with_its_cause(said: io.StringIO, monkeypatch: p
 
 @pytest.mark.skipif(build.library() is None, reason="no C compiler on this machine")
 def test_a_network_that_the_kernels_do_not_know_says_so() -> None:
-    assert "knows instance-norm ConvNets alone" in Network("resnet18", (3, 32, 32), 10).engine_text()
+    assert "supports instance-norm ConvNets only" in Network("resnet18", (3, 32, 32), 10).engine_text()
 
 
 def test_a_run_says_it_first(said: io.StringIO, tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ def test_a_run_on_other_data_is_refused_and_one_without_provenance_goes_on(tmp_p
     ("text", "why"),
     [
         ('{"x": NaN}', "NaN is no number"),
-        ('{"x": ' + "[" * (DEEPEST + 2) + "]" * (DEEPEST + 2) + "}", "its values lie too deep in one another"),
-        ("[" * 200_000, "its values lie too deep in one another"),
+        ('{"x": ' + "[" * (DEEPEST + 2) + "]" * (DEEPEST + 2) + "}", "its values are nested too deeply"),
+        ("[" * 200_000, "its values are nested too deeply"),
     ],
 )
 def test_json_that_is_none_of_ours_is_one_sentence(text: str, why: str, tmp_path: Path) -> None:

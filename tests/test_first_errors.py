@@ -151,7 +151,7 @@ LABELS = np.arange(12) % 2
 
 CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "half state": (half(f"{MADE}/state.safetensors"), MORE, "state.safetensors is not a whole safetensors file"),
-    "empty state": (emptied(f"{MADE}/state.safetensors"), RUN, "move it away and run what wrote it again"),
+    "empty state": (emptied(f"{MADE}/state.safetensors"), RUN, "move it away and run the command that wrote it again"),
     "half config": (half(f"{MADE}/config.json"), RUN, "config.json cannot be read as JSON"),
     "list for a config": (text(f"{MADE}/config.json", "[]"), RUN, "config.json was not written by astdistill (it holds no JSON object)"),
     "half provenance": (half(f"{MADE}/provenance.json"), RUN, "provenance.json cannot be read as JSON"),
@@ -167,7 +167,7 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "half set to start from": (half(f"{MADE}/synthetic.safetensors"), (*FRESH, "--init", MADE), "is not a whole safetensors file"),
     "picture for a set": (nothing, (*EVALUATE, f"{MADE}/images.png"), "images.png is not a whole safetensors file"),
     "state for a set": (nothing, (*EVALUATE, f"{MADE}/state.safetensors"), "is not a distilled set"),
-    "not finished, to evaluate": (lost(f"{MADE}/synthetic.safetensors"), (*EVALUATE, MADE), f"shows how far it is: astdistill watch {MADE}"),
+    "not finished, to evaluate": (lost(f"{MADE}/synthetic.safetensors"), (*EVALUATE, MADE), f"shows its progress: astdistill watch {MADE}"),
     "not finished, to compare": (lost(*NOT_YET), ("compare", MADE), f"The run in {MADE} is not finished; the command that began it"),
     "not finished, to export": (lost(*NOT_YET), ("export", MADE, "--format", "npz"), f"The run in {MADE} is not finished"),
     "no such config": (nothing, (*RUN, "--config", "nowhere.yaml"), "nowhere.yaml cannot be read (No such file or directory);"),
@@ -214,7 +214,7 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "text for an npz": (text("own.npz", "x_train, y_train"), (*OWN, "own.npz"), "own.npz cannot be read as an .npz file"),
     "table for a data set": (text("own.csv", "image, label"), (*OWN, "own.csv"), "is no table, in UTF-8, with a column that names pictures below"),
     "measured values for labels": (npz(images=IMAGES, labels=LABELS / 2), (*OWN, "own.npz"), "give one class per image, not a measured value"),
-    "several labels to an image": (npz(images=IMAGES, labels=np.ones((len(LABELS), 3), int)), (*OWN, "own.npz"), "several to an image (multi-label)"),
+    "several labels to an image": (npz(images=IMAGES, labels=np.ones((len(LABELS), 3), int)), (*OWN, "own.npz"), "several per image (multi-label)"),
     "unequal sizes": (pictures, (*OWN, "own"), "--data.size"),
     "no such column": (table_with_names, (*OWN, "own", "--data.label-column", "animals"), "Did you mean 'animal'?"),
 }  # fmt: skip
@@ -282,11 +282,11 @@ def test_a_verb_that_writes_nothing_names_no_flag_for_it(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("run", "digits-ipc1", "--out", "loop"), "--out loop is a link to nothing; make the folder"),
+        (("run", "digits-ipc1", "--out", "loop"), "--out loop is a broken link; make the folder"),
         (("report", "loop"), "There is no folder loop"),
-        (("watch", "loop"), "watch loop is a link to nothing"),
+        (("watch", "loop"), "watch loop is a broken link"),
         (("watch", "s3://bucket/run"), "watch s3://bucket/run is an address; name a folder"),
-        (("run", "digits-ipc1", "--out", "a\ud800"), "holds signs that no name can have; name another folder"),
+        (("run", "digits-ipc1", "--out", "a\ud800"), "holds characters that no path can have; name another folder"),
     ],
 )
 def test_names_of_no_folder(
@@ -334,7 +334,7 @@ def test_a_disk_that_fills_up_anywhere_costs_nothing(
         assert main(FRESH) == 1
     message = capsys.readouterr().err
     assert "File too large at " in message
-    assert "free some space, or name another --out or --experts.store. What is done is kept." in message
+    assert "free some space, or name another --out or --experts.store. Finished work is kept." in message
     assert not [path for path in contents() if path.name.endswith(".tmp")]
     assert main(FRESH) == 0
     assert torch.equal(load("new").images, load(finished / MADE).images)
@@ -364,6 +364,6 @@ def test_memory_that_does_not_suffice_is_one_sentence(desk: Path, capsys: pytest
     before = contents()
     assert main((*FRESH, "--data.size", "1000000")) == 1
     message = capsys.readouterr().err
-    assert "The memory did not suffice (" in message
+    assert "Out of memory (" in message
     assert message.count("\n") == 1
     assert contents() == before

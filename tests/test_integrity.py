@@ -130,7 +130,7 @@ def test_a_flipped_row_names_file_expert_row_and_command(made: Path) -> None:
         store = TrajectoryStore.open(path.parent)
         assert store.rows(1, 0, 6).shape[0] == 6, "rows that are read alone are checked alone"
         words = (
-            r"001\.safetensors was changed after it was written: row 6 of expert 1 no longer has its digest; delete it "
+            r"001\.safetensors was changed after it was written: row 6 of expert 1 does not match its digest; delete it "
             r"and run the same command again, or train that expert with: astdistill experts PRESET"
         )
         with pytest.raises(InputError, match=words):
@@ -223,10 +223,10 @@ def test_verify_reads_stores_runs_and_files(
     assert main(["verify", str(made)]) == 0
     assert ": none damaged." in capsys.readouterr().out
     for name, what in {
-        "experts/*/000.safetensors": "row 6 of expert 0 no longer has its digest",
+        "experts/*/000.safetensors": "row 6 of expert 0 does not match its digest",
         "experts/*/recipe.json": "cannot be read as JSON",
-        "run/synthetic.safetensors": "no longer has its digest",
-        "run/state.safetensors": "no longer has its digest",
+        "run/synthetic.safetensors": "does not match its digest",
+        "run/state.safetensors": "does not match its digest",
     }.items():
         (path,) = made.glob(name)
         whole = path.read_bytes()
@@ -257,7 +257,7 @@ def test_verify_says_what_has_no_digests_and_reads_half_trained_experts(
     capsys.readouterr()
     rows.write_bytes(flipped(rows.read_bytes(), 5, 5))
     assert main(["verify", str(tmp_path)]) == 1
-    assert "row 0 of expert 0 no longer has its digest; delete the folder" in capsys.readouterr().out
+    assert "row 0 of expert 0 does not match its digest; delete the folder" in capsys.readouterr().out
     rows.unlink()
     without_digests(short.path(0))
     assert main(["verify", str(short.path(0))]) == 0

@@ -182,7 +182,7 @@ def test_settings_replace_settings_alone(capsys: pytest.CaptureFixture[str]) -> 
     before = contents()
     for name in ("notes.md", "services.yaml"):
         assert main(("run", "digits-ipc1", "--dry-run", "--save-config", name)) == 2
-        assert f"--save-config {name} is there already and holds no settings" in capsys.readouterr().err
+        assert f"--save-config {name} exists already and holds no settings" in capsys.readouterr().err
     assert contents() == before
     for ipc in ("1", "2"):
         assert main(("demo", "--dry-run", "--ipc", ipc, "--save-config", "new/mine.yaml")) == 0
@@ -198,7 +198,7 @@ def test_a_page_replaces_pages_alone(capsys: pytest.CaptureFixture[str]) -> None
     shutil.copytree("made", "other")
     Path("report.html").write_text("<p>My report.</p>")
     assert main(("report", "made", "other")) == 2
-    assert "report.html is there already and is no report of astdistill; name another" in capsys.readouterr().err
+    assert "report.html exists already and is no report of astdistill; name another" in capsys.readouterr().err
     assert Path("report.html").read_text() == "<p>My report.</p>"
     for _ in range(2):
         assert main(("report", "made", "other", "--out", "both.html")) == 0
@@ -211,7 +211,7 @@ def test_tables_replace_tables_alone(format: str, capsys: pytest.CaptureFixture[
     Path("notes.md").write_text("# Notes\n")
     words = ("compare", "made", "--format", format, "--out")
     assert main((*words, "notes.md")) == 2
-    assert "--out notes.md is there already, and not as astdistill compare wrote it" in capsys.readouterr().err
+    assert "--out notes.md exists already, and is not as astdistill compare wrote it" in capsys.readouterr().err
     assert Path("notes.md").read_text() == "# Notes\n"
     for _ in range(2):
         assert main((*words, "table.txt")) == 0

@@ -148,7 +148,9 @@ def test_a_map_of_the_start_that_cannot_be_one(change: Change, why: str, tmp_pat
 )
 def test_tensors_of_others_that_are_no_plain_numbers(tensor: torch.Tensor, why: str, tmp_path: Path) -> None:
     torch.save({"images": [tensor]}, tmp_path / "images.pt")
-    with pytest.raises(InputError, match=rf"images\.pt holds a tensor that {why}, where plain numbers are due; save"):
+    with pytest.raises(
+        InputError, match=rf"images\.pt holds a tensor that {why}, where plain numbers are expected; save"
+    ):
         read_pickle(tmp_path / "images.pt")
 
 
@@ -190,7 +192,7 @@ def run(made: Path) -> RunDir:
 
 def test_a_provenance_of_another_kind_is_refused(run: RunDir) -> None:
     write_json(run.provenance, {"machine": "mine"})
-    with pytest.raises(InputError, match=r"does not say where it was made \('machine' is not of its kind\); restore"):
+    with pytest.raises(InputError, match=r"has provenance with an invalid 'machine'; restore"):
         _ = read_run(run.folder).provenance
 
 
@@ -198,7 +200,7 @@ def test_a_provenance_of_another_kind_is_refused(run: RunDir) -> None:
     ("step", "why"),
     [
         ("nothing", "does not name the outer step"),
-        ({"part": "FinalMatchingLoss"}, "names an outer step that is none, 'FinalMatchingLoss'"),
+        ({"part": "FinalMatchingLoss"}, "names an unknown outer step, 'FinalMatchingLoss'"),
     ],
 )
 def test_an_outer_step_that_is_none_is_said(step: Any, why: str, run: RunDir) -> None:
@@ -277,7 +279,7 @@ def test_of_two_who_make_a_folder_the_slower_is_told_and_changes_nothing(tmp_pat
     (slow.__enter__() / "a").write_text("slower")
     with fast as faster:
         (faster / "a").write_text("faster")
-    with pytest.raises(InputError, match=r"--out .*set is there already and is not an empty folder; name a new one"):
+    with pytest.raises(InputError, match=r"--out .*set exists already and is not an empty folder; name a new one"):
         slow.__exit__(None, None, None)
     assert [(path.name, (path / "a").read_text()) for path in tmp_path.iterdir()] == [("set", "faster")]
 
@@ -290,5 +292,5 @@ def test_what_other_code_says_is_one_printable_line() -> None:
 
 def test_damage_to_what_was_learned_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"method": {"learn": 0.5}}')
-    with pytest.raises(InputError, match=r"config\.json says 0\.5 of what was learned"):
+    with pytest.raises(InputError, match=r"config\.json has method\.learn 0\.5, which is no list"):
         _ = RunReader.of(tmp_path).learns_lr

@@ -104,8 +104,8 @@ def test_no_other_code_joins_such_a_name_to_a_folder() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lr_init": 0.01}, "(distill.lr_init was 0.001, now 0.01); go on with --distill.lr-init 0.001, name a new"),
-        ({"lr_init": 0.01, "lr_img": 2.0}, "go on with --distill.lr-img 10.0 --distill.lr-init 0.001, name a new"),
+        ({"lr_init": 0.01}, "(distill.lr_init was 0.001, now 0.01); resume with --distill.lr-init 0.001, name a new"),
+        ({"lr_init": 0.01, "lr_img": 2.0}, "resume with --distill.lr-img 10.0 --distill.lr-init 0.001, name a new"),
         ({"augmentation": "flip"}, "now 'flip'); name a new folder"),
     ],
 )

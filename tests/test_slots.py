@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_refused(fields: dict[str, float], whiten: str, wor
 def test_a_whitened_canvas_is_refused_by_methods_that_cut_pixels() -> None:
     settings = DistillSettings(iterations=1, canvas=2)
     for method in (TGDD, IDC):
-        with pytest.raises(InputError, match=f"ZCA whitening, but method '{method.name}' cuts pixels"):
+        with pytest.raises(InputError, match=f"ZCA whitening, but method '{method.name}' clips pixels"):
             check_canvas("zca", method, settings)
         check_canvas("standard", method, settings)
     check_canvas("zca", DM, settings)

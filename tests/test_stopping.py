@@ -70,7 +70,7 @@ def test_stopped_in_each_phase_and_resumed_it_ends_with_the_same_bits(
     ):
         words, said = stopped(cut, workers, line, how)
         again = shlex.join(["astdistill", *words])
-        assert said == f"Stopped. What is done is kept; this goes on with it: {again}"
+        assert said == f"Stopped. Finished work is kept; this resumes it: {again}"
         view = look(run)
         assert isinstance(view, LiveRun)
         assert view.status is not None
@@ -105,6 +105,6 @@ def test_the_sentence_is_a_command_for_the_shell(
     monkeypatch.setattr(cli, "_piped", verb)
     assert cli.main(["run", "digits-ipc1", "--out", "my runs/it's"]) == code
     said = capsys.readouterr().err
-    command = said.partition("goes on with it: ")[2]
+    command = said.partition("resumes it: ")[2]
     assert shlex.split(command) == ["astdistill", "run", "digits-ipc1", "--out", "my runs/it's"]
     assert signal.getsignal(signal.SIGTERM) == before

@@ -66,8 +66,8 @@ def test_it_is_said_where_they_are_others(
     assert told == []
     verbs.threads_of(parse("run", begun(tmp_path / "more", threads=2)))
     (said,) = told
-    assert "begun with 2 threads and goes on with them" in said
-    assert "--threads 1 takes them" in said
+    assert "begun with 2 threads and keeps them" in said
+    assert "to use 1: --threads 1" in said
 
 
 class Beside:

@@ -131,7 +131,7 @@ def test_a_run_that_was_stopped_names_its_command() -> None:
     found = json.loads(Path("runs/x/live.json").read_text())
     Path("runs/x/live.json").write_text(json.dumps(found | {"command": ["run", "digits-ipc1", "--out", "my runs/x"]}))
     text = " ".join(shown(Path("runs/x")).split())
-    assert "It is not running. This goes on with it: astdistill run digits-ipc1 --out 'my runs/x'" in text
+    assert "It is not running. This resumes it: astdistill run digits-ipc1 --out 'my runs/x'" in text
 
 
 def test_it_waits_for_a_run_and_follows_it_to_its_end(

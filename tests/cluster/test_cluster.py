@@ -182,7 +182,7 @@ def test_the_cluster_of_this_machine_is_found_and_left_again(nodes: Nodes) -> No
 
 
 def test_an_address_where_nobody_listens_is_said_at_once(nodes: Nodes) -> None:
-    with pytest.raises(InputError, match="Nobody answers at --cluster localhost:1 "):
+    with pytest.raises(InputError, match="No cluster answers at --cluster localhost:1 "):
         Cluster("localhost:1").connect()
 
 
@@ -226,7 +226,7 @@ def test_errors_keep_their_type_and_their_words(joined: Nodes, tmp_path: Path) -
 
 def test_nodes_that_would_compute_other_bits_are_named(joined: Nodes) -> None:
     other = Cluster(joined.address, probe=jobs.own_engine)
-    wanted = rf"2 of 2 nodes would compute other bits .*engine of process \d+ \(here of process {os.getpid()}\)"
+    wanted = rf"2 of 2 nodes would not compute the same bits .*engine of process \d+ \(here of process {os.getpid()}\)"
     with pytest.raises(InputError, match=wanted), clustered(other):
         other.connect()
     mixed = Cluster(joined.address, mixed=True, probe=jobs.own_engine)

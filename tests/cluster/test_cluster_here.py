@@ -140,9 +140,7 @@ def test_nodes_that_would_compute_other_bits_are_named_or_told_of(
 ) -> None:
     probes = iter([{"engine": "native"}, *[{"engine": "eager"}] * 2, {"engine": "native"}])
     monkeypatch.setattr(jobs, "own_engine", lambda: next(probes))
-    wanted = (
-        r"2 of 2 nodes would compute other bits .*engine eager \(here native\).*Give all the same, or accept .*--allow"
-    )
+    wanted = r"2 of 2 nodes would not compute the same bits .*engine eager \(here native\).*Give all the same, or accept .*--allow"
     with pytest.raises(InputError, match=wanted), running(jobs.fail, None, probe=told):
         pass
     said = list[str]()
@@ -150,7 +148,7 @@ def test_nodes_that_would_compute_other_bits_are_named_or_told_of(
     probes = iter([{"engine": "native"}, *[{"engine": "eager"}] * 2])
     with running(jobs.fail, None, probe=told, mixed=True) as run:
         assert list(run(["fine"])) == [("fine", "fine")]
-    assert said[0].startswith("Nodes that compute other bits take part: node1 (10.0.0.1, node ")
+    assert said[0].startswith("Nodes whose results differ in the last bits take part: node1 (10.0.0.1, node ")
 
 
 def told() -> dict[str, str]:
@@ -201,9 +199,7 @@ def test_a_node_that_joins_later_and_would_compute_other_bits_takes_no_job(
 ) -> None:
     probes = iter([*[{"engine": "native"}] * 4, {"engine": "eager"}])
     monkeypatch.setattr(jobs, "own_engine", lambda: next(probes))
-    wanted = (
-        r"joined the cluster and would compute other bits: engine eager \(here native\)\. Give it the same, or accept"
-    )
+    wanted = r"joined the cluster and would not compute the same bits: engine eager \(here native\)\. Give it the same, or accept"
     with pytest.raises(InputError, match=wanted), running(jobs.fail, None, probe=told) as run:
         list(run(["fine"]))
 
@@ -260,7 +256,7 @@ def test_an_address_is_called_before_ray_would_try_for_a_minute(ray: Ray) -> Non
         there.bind(("localhost", 0))
         port = there.getsockname()[1]
         with pytest.raises(
-            InputError, match=rf"Nobody answers at --cluster localhost:{port} .* name the head node's HOST"
+            InputError, match=rf"No cluster answers at --cluster localhost:{port} .* name the head node's HOST"
         ):
             Cluster(f"localhost:{port}").connect()
         there.listen()
@@ -370,7 +366,7 @@ def test_the_doctor_names_every_node_and_what_is_wrong_with_it(
     assert [state for _, state, _ in bad] == ["good", "bad", "note", "bad", "note"]
     assert bad[1][2].endswith("no module")
     assert bad[2][2].endswith("is not shared with node1")
-    assert "would compute other bits: torch 1.0 (here" in bad[3][2]
+    assert "would not compute the same bits: torch 1.0 (here" in bad[3][2]
     assert "a lock of this process is not seen on node2: no" in bad[4][2]
 
 

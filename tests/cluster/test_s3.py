@@ -175,7 +175,7 @@ def test_a_second_writer_keeps_the_expert_of_the_first(bucket: Server, capsys: p
     before = store.files.objects.read_all("000.safetensors")  # pyright: ignore[reportAttributeAccessIssue]
     (store.scratch / "000.safetensors").write_bytes(before)
     store.files.publish(0, TINY_RECIPE.epochs, store.scratch / "000.partial")
-    assert "Expert 0 was put by another process first; " in capsys.readouterr().err
+    assert "Expert 0 was saved by another process first; " in capsys.readouterr().err
     assert store.files.objects.read_all("000.safetensors") == before  # pyright: ignore[reportAttributeAccessIssue]
 
 

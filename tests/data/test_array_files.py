@@ -190,7 +190,7 @@ def test_parts_and_arrays_that_are_not_used_are_said(tmp_path: Path) -> None:
         ({"X": X / 1.5, "y": Y}, "divide them by 255"),
         ({"X": X * np.float64("nan"), "y": Y}, "replace what is not a number"),
         ({"X": X > 128, "y": Y}, "of type bool"),
-        ({"X": X, "y": np.random.default_rng(0).integers(0, 2, (20, 14))}, r"shape \(20, 14\), several to an image"),
+        ({"X": X, "y": np.random.default_rng(0).integers(0, 2, (20, 14))}, r"shape \(20, 14\), several per image"),
         ({"X": X, "y": np.array([{}] * 20, dtype=object)}, "array y, .* never unpickled"),
         ({"X": np.array([X[0], X[1, :4]], dtype=object), "y": Y[:2]}, "array X, .* never unpickled"),
         ({"X": np.uint8(3), "y": np.int64(1)}, "a single value"),
@@ -384,10 +384,10 @@ def test_nothing_in_a_batch_is_run(tmp_path: Path) -> None:
     mark, path = tmp_path / "mark", tmp_path / "c" / "data_batch_1"
     whole = path.read_bytes()
     path.write_bytes(pickle.dumps({b"data": Planted(mark)}))
-    with pytest.raises(InputError, match=r"data_batch_1 asks for (posix|nt)\.mkdir, which data have no use for"):
+    with pytest.raises(InputError, match=r"data_batch_1 refers to (posix|nt)\.mkdir, which is not allowed"):
         load(tmp_path / "c")
     path.write_bytes(pickle.dumps({"data": np.array([Planted(mark)], dtype=object)}))
-    with pytest.raises(InputError, match=r"data_batch_1 (asks for|holds)"):
+    with pytest.raises(InputError, match=r"data_batch_1 (refers to|holds)"):
         load(tmp_path / "c")
     assert not mark.exists()
     for broken in (

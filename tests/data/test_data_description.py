@@ -97,12 +97,12 @@ def test_unprintable_names_are_written_as_escapes() -> None:
         (made({"a": 60, "b": 30, "c": 30}), "class a has 50% of the training images"),
         (made({"a": 30, "b": 30}, {"a": 9, "b": 10}), "only 19 test images"),
         (made({"a": 30, "b": 30, "c": 30}, {"a": 20, "b": 20, "c": 0}), "no test image of 1 of 3 classes (c)"),
-        (made({"Testing": 30, "Training": 30}), "called like parts of a data set (Testing, Training)"),
-        (made({"seg_test": 30, "seg_train": 30}), "called like parts of a data set"),
-        (made({"cat": 30, "dog": 30, "val": 30}), "called like parts of a data set (val)"),
-        (made({"fold1": 30, "fold_2": 30}), "called like folds"),
+        (made({"Testing": 30, "Training": 30}), "named like parts of a data set (Testing, Training)"),
+        (made({"seg_test": 30, "seg_train": 30}), "named like parts of a data set"),
+        (made({"cat": 30, "dog": 30, "val": 30}), "named like parts of a data set (val)"),
+        (made({"fold1": 30, "fold_2": 30}), "named like folds"),
         (made({"a": 30, "b": 4}), "fewer than 5 training images in 1 of 2 classes (b 4)"),
-        (made({"a": 30, "b": 30}, same=3), "3 of 20 test images are among the training images"),
+        (made({"a": 30, "b": 30}, same=3), "3 of 20 test images are identical to training images"),
         (made({"a": 30, "b": 30}, plain=60), "all training images are of one colour"),
         (made({"a": 30, "b": 30}, plain=45, whiten="zca"), "75% of training images are of one colour"),
     ],
@@ -132,8 +132,6 @@ def test_fewer_images_than_are_asked_for_is_a_warning() -> None:
 
 
 def test_pictures_and_their_masks_as_classes_are_odd() -> None:
-    assert any(
-        "the masks drawn over them (images, masks)" in each for each in warnings(made({"images": 30, "masks": 30}))
-    )
+    assert any("masks of them (images, masks)" in each for each in warnings(made({"images": 30, "masks": 30})))
     assert any("copies of them in another size" in each for each in warnings(made({"images": 30, "resized": 30})))
     assert not warnings(made({"mask": 30, "hat": 30}))

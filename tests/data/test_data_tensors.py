@@ -114,7 +114,7 @@ def test_tensor_errors(pixels: Callable[..., torch.Tensor]) -> None:
         own(torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(InputError, match="6 images but 5 labels"):
         own(images, torch.tensor([0, 1, 0, 1, 0]))
-    with pytest.raises(InputError, match=r"several to an image \(multi-label\)"):
+    with pytest.raises(InputError, match=r"several per image \(multi-label\)"):
         own(images, torch.zeros(6, 2, dtype=torch.int64))
     with pytest.raises(InputError, match="no whole number"):
         own(images, torch.full((6,), 0.5))

@@ -150,7 +150,7 @@ def test_folders_that_are_not_the_classes_of_a_table(tmp_path: Path) -> None:
     raw = read(DataConfig(source=str(tmp_path)))
     assert raw.classes == ("images_0", "images_1")
     assert raw.summary.guessed == (
-        f"folders as the classes, not what entries.csv says of the pictures (cat, dog, owl; --data {tmp_path}/entries.csv "
+        f"folders as the classes, not the labels in entries.csv (cat, dog, owl; --data {tmp_path}/entries.csv "
         "reads that)",
     )
     read_all(tmp_path / "entries.csv")
@@ -188,7 +188,7 @@ def test_a_table_anywhere_that_tells_other_classes(tmp_path: Path, where: str, f
     reads = f"--data {tmp_path}/all/{file} reads that"
     if "/" in file:  # whose folder has no pictures
         reads = "--data.label-column label reads it"
-    assert said == f"folders as the classes, not what labels.csv says of the pictures (cat, dog, owl; {reads})"
+    assert said == f"folders as the classes, not the labels in labels.csv (cat, dog, owl; {reads})"
 
 
 def test_tables_that_cannot_be_used_beside_class_folders(tmp_path: Path) -> None:
@@ -204,9 +204,9 @@ def test_tables_that_cannot_be_used_beside_class_folders(tmp_path: Path) -> None
         },
     )
     assert said == (
-        f"folders as the classes, not what a.csv says of the pictures, which could not be read ({tmp_path}/a.csv names "
+        f"folders as the classes, not the labels in a.csv, which could not be read ({tmp_path}/a.csv names "
         "pictures, but cannot be read as a table (a row has more values than the first))",
-        "folders as the classes, not what b.csv says of the pictures (MEL, NV; write its columns of zeros and ones as "
+        "folders as the classes, not the labels in b.csv (MEL, NV; write its columns of zeros and ones as "
         "one of labels, and name it with --data)",
     )
 
@@ -215,7 +215,7 @@ def test_tables_of_parts_and_of_further_pictures(tmp_path: Path) -> None:
     rows = [f"{name},{name[:6]}" for name in FOLDERS]
     said = beside(tmp_path / "a", FOLDERS, {"train.csv": lines(ABOVE, *rows[:4]), "test.csv": lines(ABOVE, *rows[4:])})
     assert said == (
-        "a share of every class as the test part, not what test.csv tells (--data.label-column label reads it)",
+        "a share of every class as the test part, not that of test.csv (--data.label-column label reads it)",
     )
     names = [*(f"train/{name}" for name in FOLDERS), "Test/0.png", "Test/1.png"]
     (said,) = beside(tmp_path / "b", names, {"Test.csv": lines("Path,ClassId", "Test/0.png,0", "Test/1.png,1")})
@@ -419,12 +419,12 @@ SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
     "several labels": (
         ["a.png", "b.png"],
         {"labels.csv": lines("image,label", "a.png,x|y", "b.png,x")},
-        r"The labels of set, column label hold several to an image in one text \(x\|y\)",
+        r"The labels of set, column label hold several per image in one text \(x\|y\)",
     ),
     "several labels in a list": (
         ["a.png", "b.png"],
         {"labels.jsonl": lines('{"image": "a.png", "label": ["x", "y"]}', '{"image": "b.png", "label": ["x"]}')},
-        "hold several to an image in one text",
+        "hold several per image in one text",
     ),
     "a table in a folder of its own": (
         ["images/a.png", "images/b.png"],
@@ -489,7 +489,7 @@ SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
     "an example alone": (
         ["test/1.png", "test/2.png"],
         {"sample_submission.csv": lines("id,label", "1,1", "2,0")},
-        r"\(sample_submission.csv: taken for an example of what is handed in; name it with --data if it has labels\)",
+        r"\(sample_submission.csv: taken for a sample submission; name it with --data if it has labels\)",
     ),
     "whole numbers and fractions": (
         ["a.png", "b.png", "c.png"],
@@ -579,7 +579,7 @@ SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
     "a list as text": (
         ["a.png", "b.png"],
         {"labels.csv": lines(ABOVE, "a.png,\"['cat', 'dog']\"", "b.png,\"['owl']\"")},
-        "hold several to an image in one text",
+        "hold several per image in one text",
     ),
     "places in the picture": (
         ["a.png", "b.png"],
@@ -675,7 +675,7 @@ def test_folders_by_number_that_are_no_classes(tmp_path: Path) -> None:
     pictures(tmp_path, ["0/a.png", "0/b.png", "1/c.png", "1/d.png"])
     (tmp_path / "labels.csv").write_text(lines(ABOVE, "a.png,0", "b.png,1", "c.png,0", "d.png,1"))
     (said,) = read(DataConfig(source=str(tmp_path))).summary.guessed
-    assert said.startswith("folders as the classes, not what labels.csv says of the pictures (0, 1; --data")
+    assert said.startswith("folders as the classes, not the labels in labels.csv (0, 1; --data")
 
 
 def test_other_bytes_are_no_table(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_known_name_beside_a_folder_of_that_name(pets: Path, tmp_path: Path, m
     assert len(digits.train) == 1437
     assert f"not {tmp_path}/digits (--data ./digits reads that)" in digits.summary.guessed[0]
     for name in ("mnist", "imagenet-nette"):
-        with pytest.raises(InputError, match=rf"is called {name} here is read with --data \./{name}"):
+        with pytest.raises(InputError, match=rf"To read the {name} in this folder, give --data \./{name}"):
             load_dataset(name)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mnist").symlink_to(pets)

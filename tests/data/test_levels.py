@@ -192,7 +192,7 @@ def test_a_grey_picture_on_a_colour_is_in_colour(tmp_path: Path) -> None:
     found = read(folder(tmp_path / "set", picture, picture), background="#ff8000")
     assert both(found)[0][:, 0, 0].tolist() == [255, 128, 0]
     assert found.summary.guessed == (
-        "8 pictures with transparent pixels, laid on #ff8000 (otherwise: --data.background)",
+        "8 pictures with transparent pixels, shown on #ff8000 (otherwise: --data.background)",
     )
 
 

@@ -113,7 +113,7 @@ def test_missing_labels_are_left_out_and_said(tmp_path: Path) -> None:
         ([{"a": 1}, {"a": 2}], r"column label hold several values to an image"),
         ([None, None], r"Column label of set, train part, holds no labels"),
         (pd.to_datetime(["2020-01-01", "2020-01-02"]), r"column label are of type datetime"),
-        ([-1, 0, 1], r"Label -1 of set, column label stands beside 0..1"),
+        ([-1, 0, 1], r"Label -1 of set, column label occurs with 0..1"),
         (["cat"], r"The data have fewer than two classes \(cat\); at least two"),
     ],
 )

@@ -203,7 +203,7 @@ def test_several_divisions_are_a_note(tmp_path: Path) -> None:
     raw = open_folder(tmp_path)
     assert raw.test is None
     (note,) = raw.summary.guessed
-    assert note.startswith("a share of every class as the test part, not what one of 2 lists tells")
+    assert note.startswith("a share of every class as the test part, not that of one of 2 lists")
     assert "--data.train-part labels/train1.txt --data.test-part labels/test1.txt" in note
     check(open_folder(tmp_path, train_part="labels/train1.txt", test_part="labels/test1.txt"))
     second = open_folder(tmp_path, train_part="labels/train2.txt", test_part="labels/test2.txt")

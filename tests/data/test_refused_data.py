@@ -371,7 +371,7 @@ def test_mat_files_that_end_too_early_or_go_too_deep_are_refused(tmp_path: Path)
     for held, why in (
         (mat(element(15, zlib.compress(b"abc"))), "a compressed element has no beginning"),
         (mat(matrix(6)), "an array ends before its values"),
-        (mat(cells), "cells lie too deep in one another"),
+        (mat(cells), "cells are nested too deeply"),
     ):
         path.write_bytes(held)
         with pytest.raises(InputError, match=rf"a\.mat cannot be read as a \.mat file \({why}\); download it again"):
@@ -407,7 +407,7 @@ def test_pictures_of_16_bits_without_a_sign_are_read() -> None:
 
 def test_data_sets_in_memory_name_their_classes_themselves() -> None:
     part: Any = TensorDataset(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(InputError, match="classes chooses among those of a named source"):
+    with pytest.raises(InputError, match="classes selects classes of a named source"):
         load_dataset({"train": part, "test": part}, classes=["0"])
     part.classes = ["cat", "dog"]
     assert dataset_from_torch(Subset(part, range(4)), part).classes == ("cat", "dog")

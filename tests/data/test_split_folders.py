@@ -277,7 +277,7 @@ def test_pictures_called_like_masks_of_others_are_told(tree: Tree, suffix: str) 
         path.with_stem(path.stem + suffix).write_bytes(path.read_bytes())
     (said,) = load_dataset(str(folder)).summary.guessed
     assert said == (
-        "2 pictures as images of their class, though they are called like another and a word such as mask or thumb "
+        "2 pictures as images of their class, though their names are like another and a word such as mask or thumb "
         f"(000{suffix}.png, 001{suffix}.png): take them out where they are masks or copies"
     )
     for path in (first, second):
@@ -285,7 +285,7 @@ def test_pictures_called_like_masks_of_others_are_told(tree: Tree, suffix: str) 
     first.with_suffix(".bmp").write_bytes(first.read_bytes())
     (said,) = load_dataset(str(folder)).summary.guessed
     assert said.startswith(
-        "1 pictures as images of their class, though they are called like another but for the ending (000.*)"
+        "1 pictures as images of their class, though their names are like another but for the ending (000.*)"
     )
 
 

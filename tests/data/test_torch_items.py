@@ -171,7 +171,7 @@ def test_columns_may_be_named() -> None:
     [
         (Listed(lambda row: IMAGES[row]), "Item 0 of .* is a Tensor; give pairs"),
         (TensorDataset(IMAGES), "is a tuple of 1; give pairs"),
-        (Listed(lambda row: (IMAGES[row], row, int(LABELS[row]))), "numbers the images, so it is no label"),
+        (Listed(lambda row: (IMAGES[row], row, int(LABELS[row]))), "is an index of the images, not a label"),
         (Listed(lambda row: (IMAGES[row], torch.eye(2)[LABELS[row]])), "labels are whole numbers"),
         (Listed(lambda row: (IMAGES[row] / 127.5 - 1, 0)), r"undo their normalisation: \(images \+ 1\) / 2"),
         (Listed(lambda row: (IMAGES[row].float(), 0)), "divide them by 255"),

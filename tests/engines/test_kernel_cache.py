@@ -23,7 +23,7 @@ as_root = pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only 
 
 
 class Cache:
-    """A cache of its own, whose compiler hands out a library that is there already and counts how often."""
+    """A cache of its own, whose compiler hands out a library that exists already and counts how often."""
 
     def __init__(self, folder: Path, right: bytes) -> None:
         self.folder, self.right, self.built = folder / "kernels", right, 0

@@ -105,7 +105,7 @@ def test_one_table_for_each_kind_of_labels(teacher: Teacher, blobs: Dataset, tmp
     ]  # fmt: skip
     assert [row[0] for row in taught.rows] == ["MTT", "RDED", "RDED"]
     heads = [column.name for column in hard.columns]
-    assert heads[2:8] == ["labels", "images a slot", "stored", "final", "best", "reported"]
+    assert heads[2:8] == ["labels", "images per slot", "stored", "final", "best", "reported"]
     best, reported = heads.index("best"), heads.index("reported")
     assert [(row[best] == "–", row[reported]) for row in hard.rows] == [
         (True, "final"), (True, "final"), (False, "best"), (False, "best")

@@ -59,7 +59,7 @@ def test_a_network_of_an_earlier_version_is_left_out_and_none_is_a_sentence() ->
 
 def test_the_matrix_is_the_share_of_each_true_class_over_all_networks() -> None:
     table = confusions(scores(result(FIRST), result(SECOND)))
-    assert [column.name for column in table.columns] == ["is \\ taken for", *NAMES]
+    assert [column.name for column in table.columns] == ["true \\ predicted", *NAMES]
     assert table.rows == (("ant", "50", "50", "0"), ("bee", "25", "75", "0"), ("cat", "0", "0", "0"))
 
 

@@ -170,13 +170,13 @@ def test_the_table_shows_inputs_spread_and_scores() -> None:
         ("LRS", "0.269 ± 0.000"),
         ("ARS", "0.390 ± 0.000"),
     ]
-    assert "full data 80.0 ± 1.4 less synthetic with hard labels 50.0 ± 1.4" in table.rows[0][2]
-    assert "synthetic with soft labels 60.0 ± 1.4 less random with their own labels 30.0 ± 1.4" in table.rows[1][2]
+    assert "full data 80.0 ± 1.4 − synthetic with hard labels 50.0 ± 1.4" in table.rows[0][2]
+    assert "synthetic with soft labels 60.0 ± 1.4 − random with their own labels 30.0 ± 1.4" in table.rows[1][2]
     assert "n = 2" in table.caption
 
 
 def test_gamma_is_a_share(blobs: Dataset, distil: Distil) -> None:
-    with pytest.raises(InputError, match=r"γ was given as 1\.5; choose --gamma between 0"):
+    with pytest.raises(InputError, match=r"--gamma 1\.5 was given; choose 0"):
         rank(distil(blobs), blobs, RECIPE, gamma=1.5)
 
 

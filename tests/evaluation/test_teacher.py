@@ -158,7 +158,7 @@ def test_a_teacher_is_trained_to_the_end_where_the_run_stops_its_experts_early(b
 def test_where_a_teacher_labels_every_row_there_is_no_row_of_that_name(
     teacher: Teacher, blobs: Dataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"'teacher' was given under the protocol RDED, .* 'random' is that row there"):
+    with pytest.raises(InputError, match=r"'teacher' was given under the protocol RDED, .* 'random' is that row"):
         check_taught(PROTOCOLS["rded"], ("random", "teacher"))
     check_taught(PROTOCOLS["rded"], ("random",))
     check_taught(PROTOCOLS["mtt"], ("random", "teacher"))

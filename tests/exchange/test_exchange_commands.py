@@ -48,7 +48,7 @@ def test_experts_come_in_and_are_distilled_as_they_are(capsys: pytest.CaptureFix
     store = imported("--method", "ast")
     shown = capsys.readouterr().out
     assert f"Next:    astdistill distill PRESET --experts.store mine --experts.imported {store.folder.name}" in shown
-    assert "% of test images; chance is 10.0 %" in shown
+    assert "%; chance is 10.0 %" in shown
     assert (store.folder / "quality.png").stat().st_size > 1000
     assert store.identity.recipe.penalty == 2.0
     before = files()

@@ -96,7 +96,7 @@ def test_what_cannot_be_written_is_refused(
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("keep")
     for taken, sentence in (
-        (tmp_path / "used", "is there already and is not an empty folder; name a new one, for example --out"),
+        (tmp_path / "used", "exists already and is not an empty folder; name a new one, for example --out"),
         (tmp_path / "used" / "notes.txt", r"notes\.txt is a file; name a folder"),
     ):
         with pytest.raises(InputError, match=sentence):

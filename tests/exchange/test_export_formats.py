@@ -294,7 +294,7 @@ def test_an_upload_that_cannot_be_is_one_sentence(
         assert message.count("\n") == 1
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     assert main(["export", "run", "--format", "huggingface", "--push", "me/blobs"]) == 2
-    assert "Nobody is logged in to the Hugging Face hub here; type: hf auth login" in capsys.readouterr().err
+    assert "You are not logged in to the Hugging Face hub here; type: hf auth login" in capsys.readouterr().err
     assert sorted(run.rglob("*")) == before
 
 

@@ -156,9 +156,9 @@ def test_the_step_size_comes_from_its_file_or_the_flag(
         ({"images_best": images() / 0}, r"holds numbers that are not finite"),
         ({"labels_best": torch.arange(6)}, r"has labels 0 to 5, and 'blobs' has classes 0 to 2"),
         ({"labels_best": torch.tensor([0, 0, 0, 1, 1, 2])}, r"gives class 2 1 images and class 0 3"),
-        ({"labels_best": torch.tensor([0, 0, 1])}, r"has shape \[3\], where 6 class numbers are due"),
-        ({"labels_best": torch.full((6,), 0.5)}, r"class numbers are due"),
-        ({"labels_best": logits(6, 10)}, r"has shape \[6, 10\], where 6 images of 3 classes want \[6, 3\]"),
+        ({"labels_best": torch.tensor([0, 0, 1])}, r"has shape \[3\], where 6 class numbers are expected"),
+        ({"labels_best": torch.full((6,), 0.5)}, r"class numbers are expected"),
+        ({"labels_best": logits(6, 10)}, r"has shape \[6, 10\], where 6 images of 3 classes need \[6, 3\]"),
         ({"labels_best": logits(5)}, r"has shape \[5, 3\]"),
         ({"lr": None}, r"holds no lr\.pt or lr_best\.pt; give the learned learning rate .* with --lr"),
         ({"lr": torch.tensor(-0.1)}, r"lr\.pt gives the learning rate -0\.1, with which no network trains"),
@@ -183,7 +183,7 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path, dataset: D
 def test_a_cut_file_and_a_folder_in_use_are_refused(tmp_path: Path, dataset: Dataset) -> None:
     folder = write(tmp_path / "a")
     with pytest.raises(
-        InputError, match=r"a is there already and is not an empty folder; name a new one, for example --out"
+        InputError, match=r"a exists already and is not an empty folder; name a new one, for example --out"
     ):
         import_set(folder, dataset, model=TINY, out=folder)
     os.truncate(folder / "images_best.pt", 1000)

@@ -190,4 +190,4 @@ def test_the_command_says_what_differs_from_the_protocol(made: Path) -> None:
     own = scores.replace(recipe=ours.replace(batch=7))
     assert command(synthetic, own, "a") == ""
     assert "recipe=scores.recipe, seeds=2)" in again(synthetic, own, "a")
-    assert "Nobody has evaluated it yet" in again(synthetic, None, "a")
+    assert "Not evaluated yet" in again(synthetic, None, "a")

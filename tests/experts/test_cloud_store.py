@@ -151,7 +151,7 @@ def test_of_two_writers_the_first_stays_and_the_second_says_so(
         store.scratch.joinpath("000.safetensors").write_bytes(other)
         files.publish(0, TINY_RECIPE.epochs, store.scratch / "000.partial")
         said = capsys.readouterr().err
-        assert f"Expert 0 was put by another process first; {store.path(0)} stays, with {words}" in said
+        assert f"Expert 0 was saved by another process first; {store.path(0)} stays, with {words}" in said
     assert same_store(TrajectoryStore.open(ROOT), local)
     assert not store.scratch.joinpath("000.safetensors").exists()
 
@@ -268,7 +268,7 @@ def test_damage_names_the_object_and_the_expert(
     with pytest.raises(InputError, match=r"memory://bucket/\S+/000\.safetensors") as refused:
         TrajectoryStore.open(ROOT).rows(0, 0, 7)
     if at < 0:
-        assert "row 6 of expert 0 no longer has its digest" in str(refused.value)
+        assert "row 6 of expert 0 does not match its digest" in str(refused.value)
 
 
 def test_an_object_that_is_cut_short_is_no_trajectory(dataset: Dataset, objects: dict[str, bytes]) -> None:

@@ -218,7 +218,7 @@ def test_a_file_with_rows_missing_is_refused(tmp_path: Path, dataset: Dataset) -
     rows = store.rows(0, 0, 3)
     store.path(0).unlink()  # a new file under the name, so that the mapped one is left alone
     save_tensors(store.path(0), {"rows": rows}, {"curves": {}})
-    with pytest.raises(InputError, match=r"000\.safetensors holds rows of shape .* are due; delete it"):
+    with pytest.raises(InputError, match=r"000\.safetensors holds rows of shape .* is expected; delete it"):
         TrajectoryStore.open(store.folder).rows(0, 0, 1)
 
 

@@ -273,7 +273,7 @@ def test_commands_about_experts_say_that_there_are_none(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["experts", *WORDS]) == 2
-    assert "Method 'dm' trains no experts; distil at once with: astdistill run digits-ipc1 --method dm" in " ".join(
+    assert "Method 'dm' trains no experts; distil with: astdistill run digits-ipc1 --method dm" in " ".join(
         capsys.readouterr().err.split()
     )
     assert main(["run", *WORDS, "--init", "representative"]) == 2

@@ -333,15 +333,15 @@ def test_every_method_learns_what_its_step_gives_derivatives_of(method: Method) 
     settings = DistillSettings.model_validate(method.step.usual_settings(1))
     check_settings(method, settings, None)
     for name in {"images", "targets", "lr"} - {*method.step.derives, *method.step.rates()}:
-        with pytest.raises(InputError, match=f"'{name}' was to be learned, but outer steps of '{method.name}' give no"):
+        with pytest.raises(InputError, match=rf"--method\.learn {name} was given, but '{method.name}' computes no"):
             check_settings(method.replace(learn=(*method.learn, name)), settings, None)
 
 
 def test_what_is_no_number_of_the_set_cannot_be_learned_nor_anything_twice() -> None:
     settings = DistillSettings()
-    with pytest.raises(InputError, match="'images' was to be learned twice"):
+    with pytest.raises(InputError, match=r"--method\.learn names 'images' twice"):
         check_settings(MTT.replace(learn=("images", "images")), settings, None)
-    with pytest.raises(InputError, match="'targets' was to be learned, but outer steps of 'tesla' give no derivative"):
+    with pytest.raises(InputError, match=r"--method\.learn targets was given, but 'tesla' computes no derivative"):
         check_settings(TESLA.replace(learn=("images", "targets")), settings, None)
     check_settings(MTT.replace(learn=("images", "targets", "lr")), settings, None)
 

@@ -306,12 +306,12 @@ def test_what_is_missing_is_named_with_its_command(made: Path, tmp_path: Path, m
     shutil.copy(made / "synthetic.safetensors", tmp_path / "alone")
     text = page(tmp_path / "alone")
     assert "astdistill evaluate alone" in text
-    assert "No log of the distillation" in text
+    assert "no log of its distillation" in text
     assert '<section id="course">' not in text
     (tmp_path / "unfinished").mkdir()
     shutil.copy(made / "metrics.jsonl", tmp_path / "unfinished")
     text = page(tmp_path / "unfinished")
-    assert "type its command again" in text
+    assert "type its command again to resume it" in text
     assert '<section id="course">' in text
     assert '<section id="images">' not in text
 

@@ -74,7 +74,7 @@ def test_a_run_stands_beside_its_published_figure_and_its_baselines(tmp_path: Pa
     (table,) = compared([read_finished(run(tmp_path / "mine"))])
     (row,) = cells(table)
     assert row == {
-        "run": "mine", "data": "blobs, standard", "ipc": "1", "images a slot": "1", "stored": "768 B", "labels": "hard labels", "protocol": "MTT", "method": "ast", "network": TINY, "final": "61.0 ± 1.4", "n": "2",
+        "run": "mine", "data": "blobs, standard", "ipc": "1", "images per slot": "1", "stored": "768 B", "labels": "hard labels", "protocol": "MTT", "method": "ast", "network": TINY, "final": "61.0 ± 1.4", "n": "2",
         "published": "61.5 [1]", "random real": "10.0", "K-means real": "20.0", "full data": "30.0",
     }  # fmt: skip
     assert table.notes == ("Somebody (arXiv 1)",)
@@ -188,7 +188,7 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
         read_finished(folder)
     alone = tmp_path / "alone"
     Scores(recipe=RECIPE, architecture={TINY: entry(1.0)}).write(alone / "scores.json")
-    with pytest.raises(InputError, match="does not say what it is about"):
+    with pytest.raises(InputError, match="does not name the set that was evaluated"):
         read_finished(alone)
 
 

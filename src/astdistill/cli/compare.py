@@ -96,7 +96,7 @@ def check_ours(out: Path) -> None:
     signature = re.search(rf"^.*{SIGNED} ([0-9a-f]{{12}}).*\n\Z", text, re.MULTILINE)
     if text and (signature is None or _digest(text[: signature.start()]) != signature[1]):
         raise InputError(
-            f"--out {out} is there already, and not as astdistill compare wrote it; name another file, for example "
+            f"--out {out} exists already, and is not as astdistill compare wrote it; name another file, for example "
             f"--out {out.with_name(f'{out.stem}-2{out.suffix}')}, or delete that one."
         )
 

@@ -66,11 +66,11 @@ def judged(losses: list[float], equal: bool, seconds: float) -> Finding:
     elif last >= first:
         fault = f"the loss did not fall ({first:.3f} to {last:.3f})"
     elif not equal:
-        fault = "a resumed run ended with other bits than one that was not stopped"
+        fault = "a resumed run does not equal one that was not stopped, to the bit"
     else:
         text = (
             f"ten digits distilled in {seconds:.0f} s: loss {first:.3f} to {last:.3f}, "
-            "and a resumed run ended bit-equal"
+            "and a resumed run is equal to the bit"
         )
         return Finding(name=TRIAL, state="good", text=text)
     return Finding(

@@ -113,7 +113,7 @@ def engine() -> Iterator[Finding]:
     """The engine that is chosen on each type of device, and its speed."""
     chosen_by = "chosen by auto"
     if os.environ.get(VARIABLE, "auto") != "auto":
-        chosen_by = f"${VARIABLE} asks for it"
+        chosen_by = f"set by ${VARIABLE}"
     load_before = load()
     for device in _devices():
         model, (theta, _, images, targets) = _problem(*TIMED, device=device)
@@ -129,9 +129,9 @@ def engine() -> Iterator[Finding]:
         if name != "eager" or device != "cpu":
             yield Finding(name=f"engine, {device}", state="good", text=text)
             continue
-        advice = f"it is the slow one: {ADVICE}"
+        advice = f"this engine is slow: {ADVICE}"
         if chosen() == "eager":
-            advice = "it is the slow one: ask for auto"
+            advice = "this engine is slow: choose auto"
         yield Finding(name=f"engine, {device}", state="note", text=text, advice=advice)
 
 
@@ -266,7 +266,7 @@ def store(root: Path) -> Iterator[Finding]:
     Objects(root).check_writable()
     seconds = time.perf_counter() - start
     stores = CloudFiles(root).stores(RECIPE)
-    text = f"{root} can be listed and written to, and no object replaces another ({1000 * seconds:.0f} ms a request)"
+    text = f"{root} can be listed and written to, with conditional writes ({1000 * seconds:.0f} ms per request)"
     yield Finding(name="store", state="good", text=f"{text}; it holds {len(stores)} kinds of experts")
 
 
@@ -286,11 +286,11 @@ def data(network: bool) -> Iterator[Finding]:
     """The data sets in the folder `ASTDISTILL_DATA`, and with `network` whether the Hugging Face hub answers."""
     root = os.environ.get("ASTDISTILL_DATA")
     if not root:
-        advice = "set ASTDISTILL_DATA to a folder with cifar100/ and others in it, or let the hub be asked"
+        advice = "set ASTDISTILL_DATA to a folder with cifar100/ and others in it, or use the hub"
         yield Finding(name="data", state="note", text="ASTDISTILL_DATA is not set; digits need nothing", advice=advice)
     elif not (folder := Path(os.path.expanduser(root))).is_dir():
         text = f"ASTDISTILL_DATA names {folder}, which is no folder"
-        yield Finding(name="data", state="bad", text=text, advice="correct it, or unset it to let the hub be asked")
+        yield Finding(name="data", state="bad", text=text, advice="correct it, or unset it to use the hub")
     else:
         names = *HUB, "imagenet"
         sets = ", ".join(name for name in names if (folder / name).is_dir())
@@ -348,16 +348,18 @@ def _check_software(site: Site, remote: Mapping[str, str], local: Mapping[str, s
     listed = ", ".join(f"{fact} {remote[fact]}" for fact in NODE_FACTS if fact in remote)
     fault = differences(remote, local)
     advice = "give it the same as here, or accept results that depend on the node with --allow-mixed"
-    return judged(name, not fault, f"{site}: {listed}", advice, fault=f"{site} would compute other bits: {fault}")
+    return judged(
+        name, not fault, f"{site}: {listed}", advice, fault=f"{site} would not compute the same bits: {fault}"
+    )
 
 
 def _check_shared_folder(site: Site, remote: Mapping[str, str], folder: Path) -> Finding:
     """Whether a node sees the folder of this process, and a lock in it."""
     name = f"node {site.number[:8]}, folder"
     if remote["seen"] != "yes":
-        advice = "run in a folder that all nodes share; scores need none, experts do (or --shard)"
+        advice = "run in a folder that all nodes share, which experts need (or --shard) and evaluation does not"
         return Finding(name=name, state="note", text=f"{folder} is not shared with {site.host}", advice=advice)
     good = remote["locked"] == "yes"
-    fault = f"{folder} is shared, but a lock of this process is not seen on {site.host}: {remote['locked']}"
-    advice = "do not fill one store by two commands at once; one command needs no locks between nodes"
+    fault = f"{folder} is shared, but its locks are not shared with {site.host}: {remote['locked']}"
+    advice = "do not train into one store by two commands at once; one command needs no shared locks"
     return judged(name, good, f"{folder} is shared, and locks are seen", advice, "note", fault)

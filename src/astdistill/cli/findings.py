@@ -73,5 +73,5 @@ def verdict(findings: Iterable[Finding]) -> str:
     """The sentence below the table."""
     bad = [finding.name for finding in findings if finding.state == "bad"]
     if bad:
-        return f"✗ Mend this first: {', '.join(bad)}."
+        return f"✗ Fix this first: {', '.join(bad)}."
     return "✓ astdistill works here. Next: astdistill demo"

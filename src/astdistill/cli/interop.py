@@ -79,7 +79,7 @@ def import_buffers(options: ImportBuffers) -> None:
     console = Terminal()
     console.print(f"Experts: {experts.folder} ({len(experts)} of {many(experts.epochs, 'epoch')})", highlight=False)
     console.print(
-        f"Check:   the first one's last row reads {accuracy:.1f} % of test images; chance is {chance:.1f} %.",
+        f"Check:   the first expert ends with a test accuracy of {accuracy:.1f} %; chance is {chance:.1f} %.",
         highlight=False,
     )
     if accuracy < 2 * chance:
@@ -148,8 +148,8 @@ class Export(Record):
     out: Path | None = None
     """New folder for the files (default: exports/FORMAT beside the set)."""
     data: str | None = None
-    """Where the data lie that the set was made of: a name, folder or file. Only sets that are stored without their ZCA
-    matrix need it, as those of astdistill get."""
+    """Data that the set was made from: a name, folder or file. Needed only for sets that are stored without their ZCA
+    matrix, such as those of astdistill get."""
     push: str | None = None
     """Upload to the Hugging Face hub as the data set of this name (with --format huggingface)."""
     private: bool = False
@@ -170,8 +170,8 @@ def export(options: Export) -> None:
         huggingface.check_push(push)
     elif private:
         raise InputError(
-            "Nothing is uploaded that could be private; "
-            f"name it: astdistill export {path} --format huggingface --push NAME --private"
+            "--private was given without --push; "
+            f"type: astdistill export {path} --format huggingface --push NAME --private"
         )
     if options.data is not None:
         dataset = load_dataset(synthetic.data.replace(source=options.data))

@@ -157,9 +157,9 @@ def main(words: Sequence[str] | None = None) -> int:
             return _piped(words)
     except KeyboardInterrupt as interrupt:
         same_command = shlex.join(["astdistill", *words])
-        outcome = "This begins again"
+        outcome = "This starts over"
         if _find_verb(words) in RESUMED:
-            outcome = "What is done is kept; this goes on with it"
+            outcome = "Finished work is kept; this resumes it"
         _print_error(f"\nStopped. {outcome}: {same_command}")
         if isinstance(interrupt, Terminated):
             return 143
@@ -287,12 +287,12 @@ def _explain(error: Exception, verb: str) -> tuple[int, str]:
         if error.filename:
             location = f" at {str(error.filename)[:200]}"
         if error.errno in DISK_FULL:
-            remedy, note = "free some space, or name", " What is done is kept."
+            remedy, note = "free some space, or name", " Finished work is kept."
         return 1, f"{error.strerror}{location}; {remedy} another {PATH_FLAGS.get(verb, '--out')}.{note}"
     exhausted = OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}")
     if exhausted is None or not isinstance(error, MemoryError | RuntimeError):
         raise error
     return 1, (
-        f"The memory did not suffice ({exhausted[0]}); ask for fewer or smaller images, a smaller network, "
-        "or one --workers. What is done is kept."
+        f"Out of memory ({exhausted[0]}); use fewer or smaller images, a smaller network, "
+        "or one --workers. Finished work is kept."
     )

@@ -110,9 +110,9 @@ def _table(costs: Costed, speed: Speed | None, device: str) -> Tabulation:
 def _caption(speed: Speed | None, device: str) -> str:
     columns = (
         "A name without a method is AST's. T inner steps, M matched epochs, start epochs below t; %: the test accuracy "
-        "that the method's authors published (hard labels; learned ones in datm and at-bptt, and in rat-bptt but on "
-        "CIFAR-10; a teacher's in ncfm and rded), – where none is known; peer: the best of other methods with hard "
-        "labels. Sources and borrowed settings: --json. Work: multiply-adds."
+        "that the method's authors published, – if unknown. Labels are hard; learned in datm, at-bptt and, except on "
+        "CIFAR-10, rat-bptt; a teacher's in ncfm and rded. peer: the best of other methods with hard labels. "
+        "Sources and borrowed settings: --json. Work: multiply-adds."
     )
     if speed is None:
         return f"{columns} Times on this machine: --time."

@@ -52,7 +52,7 @@ def check_page(file: Path) -> None:
         beginning = page.read(HEAD_BYTES)
     if beginning and GENERATOR not in beginning:
         raise InputError(
-            f"{file} is there already and is no report of astdistill; name another file, for example "
+            f"{file} exists already and is no report of astdistill; name another file, for example "
             f"--out {file.with_name(f'{file.stem}-2.html')}"
         )
 

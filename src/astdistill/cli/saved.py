@@ -50,7 +50,7 @@ def read_config(path: Path) -> Entries:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path} cannot be read ({reason(error)}); name a YAML file of settings.") from error
     except RecursionError:
-        raise InputError(f"--config {path} has values too deep in one another; write lines such as ipc: 10") from None
+        raise InputError(f"--config {path} has values nested too deeply; write lines such as ipc: 10") from None
     except yaml.YAMLError as error:
         message = in_one_line(error, 1000)
         raise InputError(f"--config {path} is not YAML ({message}); write lines such as ipc: 10") from error
@@ -196,7 +196,7 @@ def check_save(path: Path, params: Iterable[Any]) -> None:
             names = list(read_config(path))
     if not names or any(name.partition(".")[0] not in groups for name in names):
         raise InputError(
-            f"--save-config {path} is there already and holds no settings of this command; name another file, for "
+            f"--save-config {path} exists already and holds no settings of this command; name another file, for "
             f"example {path.with_name(f'{path.stem}-2.yaml')}"
         )
 

@@ -55,7 +55,7 @@ class TuneChanges(ClusterChanges):
     steps take longer."""
     parallel: Annotated[int, Word(metavar="N")] = Field(default=1, ge=1)
     """Trials that run at the same time, by --workers processes or on the nodes of --cluster. They are compared after
-    each part, and what is found depends on this number, not on who computes them."""
+    each part, and the result depends on this number, not on where they run."""
 
 
 def command(request: Request) -> None:
@@ -65,7 +65,7 @@ def command(request: Request) -> None:
     if request.log:
         raise InputError(f"--log {request.log[0]} was given, but a search logs to no tracker; leave --log out.")
     if changes.as_json:
-        raise InputError("--json shows what a run would cost; leave it out, or ask for it of: astdistill run --dry-run")
+        raise InputError("--json shows what a run would cost; leave it out, or use it with: astdistill run --dry-run")
     search = Search(trials=changes.trials, steps=changes.steps, also=changes.also, parallel=changes.parallel)
     check_search(request.experiment, search)
     check_device(request.experiment.device)

@@ -65,7 +65,7 @@ def run_preset(request: Request) -> int:
     with mirrored(request.out, mirror), computing_with(threads_of(request)), on_requested_cluster(request):
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))
     if finished and not progress.is_quiet():
-        plain(f"{request.out} was finished before; nothing is computed again that is there.")
+        plain(f"{request.out} was finished before; its results are reused.")
     _show(scores, request.out, request.experiment)
     return 0
 
@@ -77,7 +77,7 @@ def train(request: Request) -> None:
     if experiment.method.expert is None:
         raise InputError(
             f"Method '{experiment.method.name}' trains no experts; "
-            f"distil at once with: {request.command_for('run')} --method {experiment.method.name}"
+            f"distil with: {request.command_for('run')} --method {experiment.method.name}"
         )
     experts_of_shard(changes.shard, experiment.experts.count)
     if only_estimate(request):
@@ -167,8 +167,8 @@ def threads_of(request: Request, follow: bool = True) -> Threads:
         saved = Threads(saved.divided, saved.divided)
     if saved != (default, default) and settled_device(request.experiment.device) == "cpu":
         progress.tell(
-            f"This run was begun with {many(saved.step, 'thread')} and goes on with them, so that its numbers stay "
-            f"the same to the last bit; this process may use {default}, and --threads {default} takes them."
+            f"This run was begun with {many(saved.step, 'thread')} and keeps them, so that its results stay equal "
+            f"to the bit; to use {default}: --threads {default}"
         )
     return saved
 

@@ -64,7 +64,11 @@ def _distillation_rows(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, 
     lines, total = view.metrics, int(view.config["distill"]["iterations"])
     done, losses = int(lines[-1]["iteration"]) + 1, finite(lines, "loss")
     details = [f"η {float(line['lr']):.4g}" for line in lines[-1:] if line.get("lr") is not None]
-    details += [f"{count} {key}" for key in ("skipped", "passed") if (count := sum(key in line for line in lines))]
+    details += [
+        f"{count} {label}"
+        for key, label in {"skipped": "skipped", "passed": "left out"}.items()
+        if (count := sum(key in line for line in lines))
+    ]
     yield "distillation", _bar(done, total), ", ".join([f"step {done:,} of {total:,}", *details])
     if losses:
         yield "loss", sparkline(losses, _bar_width()), f"{losses[-1]:.4f} (lowest {min(losses):.4f})"
@@ -106,8 +110,8 @@ def ending(view: LiveRun) -> str:
     if view.finished:
         return finished_text(view)
     if view.process.get("command"):
-        return f"It is not running. This goes on with it: {shlex.join(['astdistill', *view.process['command']])}"
-    return "It is not running. The command that began it goes on with it; provenance.json has its words."
+        return f"It is not running. This resumes it: {shlex.join(['astdistill', *view.process['command']])}"
+    return "It is not running. The command that began it, which is in provenance.json, resumes it."
 
 
 def finished_text(view: LiveRun) -> str:
@@ -182,7 +186,7 @@ def screen_of_sweep(view: LiveSweep) -> Table:
         return grid
     summary = f"{done} rows are finished, {failed} failed, {waiting} are left."
     if waiting or failed:
-        summary += " It is not running; the same command goes on with it."
+        summary += " It is not running; the same command resumes it."
     grid.add_row("", "", summary)
     return grid
 

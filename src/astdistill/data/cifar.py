@@ -286,6 +286,5 @@ class _PlainUnpickler(pickle.Unpickler):
         if module_name.partition(".")[0] == "numpy" and global_name in ALLOWED:
             return ALLOWED[global_name]
         raise InputError(
-            f"asks for {module_name}.{global_name}, which data have no use for, and was not read; take the published "
-            "file."
+            f"refers to {module_name}.{global_name}, which is not allowed, and was not read; take the published file."
         )

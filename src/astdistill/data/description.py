@@ -238,19 +238,25 @@ def _warnings_on_names(counts: Sequence[ClassCounts]) -> Iterator[str]:
     folds = [name for name in names if FOLD.fullmatch(name)]
     if len(set(parts.values())) > 1 or held_out:
         yield (
-            f"classes called like parts of a data set ({first_names(list(parts))}): is --data the folder of the "
+            f"classes named like parts of a data set ({first_names(list(parts))}): does --data name the folder of the "
             "classes?"
         )
     elif other := _folders_besides_images({name.lower() for name in names}):
-        yield f"classes called like pictures and {other} ({first_names(names)}): is --data the folder of the classes?"
+        yield (
+            f"classes named like pictures and {other} ({first_names(names)}): does --data name the folder of the "
+            "classes?"
+        )
     elif len(folds) > 1:
-        yield f"classes called like folds of a data set ({first_names(folds)}): is --data the folder of the classes?"
+        yield (
+            f"classes named like folds of a data set ({first_names(folds)}): does --data name the folder of the "
+            "classes?"
+        )
 
 
 def _folders_besides_images(names: set[str]) -> str:
     """What the data set contains besides its images, if some classes are named like image folders and others like
     folders of masks or copies; empty otherwise."""
-    kinds = {"the masks drawn over them": MASK_FOLDERS, "copies of them in another size": COPY_FOLDERS}
+    kinds = {"masks of them": MASK_FOLDERS, "copies of them in another size": COPY_FOLDERS}
     return next((kind for kind, folders in kinds.items() if names & PICTURED and names & folders), "")
 
 
@@ -260,10 +266,10 @@ def _warnings_on_images(dataset: Dataset) -> Iterator[str]:
         share = "all"
         if plain < checked:
             share = f"{plain / checked:.0%} of"
-        yield f"{share} training images are of one colour throughout: are they masks, or of other levels than thought?"
+        yield f"{share} training images are of one colour: are they masks, or is the range of their values wrong?"
     copies = _count_duplicates(dataset)
     if copies:
-        yield f"{copies:,} of {len(dataset.test):,} test images are among the training images, pixel by pixel"
+        yield f"{copies:,} of {len(dataset.test):,} test images are identical to training images"
 
 
 def _count_single_colour(dataset: Dataset) -> tuple[int, int]:

@@ -168,7 +168,7 @@ def _notes_on_copies(pictures: Mapping[str, Sequence[tuple[int, Path]]], folders
     for kind, names in kinds.items():
         if names:
             yield (
-                f"{len(names)} pictures as images of their class, though they are called like {kind} "
+                f"{len(names)} pictures as images of their class, though their names are like {kind} "
                 f"({some(map(Path, names))}): take them out where they are masks or copies"
             )
 

@@ -191,7 +191,7 @@ def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], 
         table = _Table.read(file, index, None, None)
     except _UnreadableTableError as error:
         reason = str(error).split(";")[0]
-        return f"folders as the classes, not what {name} says of the pictures, which could not be read ({reason})"
+        return f"folders as the classes, not the labels in {name}, which could not be read ({reason})"
     except InputError:  # a table of other data
         return ""
     labels = {} if table is None else table.labels()
@@ -207,7 +207,7 @@ def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], 
         note = f"class folders alone, not the pictures that {name} names elsewhere ({advice})"
         return note * (names_test_part and table.has_label_column)
     if any(_same_partition(folder_labels, values) for values in labels.values()):
-        note = f"a share of every class as the test part, not what {name} tells ({advice})"
+        note = f"a share of every class as the test part, not that of {name} ({advice})"
         return note * (names_test_part and not has_test)
     label_values = sorted({text for text in labels[column] if text is not None})
     examples = ", ".join(label_values[:NAMED]) + ", …" * (len(label_values) > NAMED)
@@ -215,7 +215,7 @@ def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], 
         advice = "write its columns of zeros and ones as one of labels, and name it with --data"
     elif all(index.paths[path].is_relative_to(file.parent) for path in table.picture_names & index.paths.keys()):
         advice = f"--data {text_of(file)} reads that"
-    return f"folders as the classes, not what {name} says of the pictures ({examples}; {advice})"
+    return f"folders as the classes, not the labels in {name} ({examples}; {advice})"
 
 
 def _same_partition(folder_labels: Sequence[int | None], labels: Sequence[str | None]) -> bool:

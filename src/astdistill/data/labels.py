@@ -127,8 +127,8 @@ def _in_order(values: np.ndarray, present: np.ndarray, source: str) -> Numbered:
         kinds, codes = kinds[order], positions[codes]
     elif kinds.dtype.kind in "iu" and len(kinds) > 1 and int(kinds[0]) == MISSING and int(kinds[1]) == 0:
         raise InputError(
-            f"Label -1 of {source} stands beside 0..{kinds[-1]} and may mean that there is none; take those images "
-            "out, or number the classes from 0."
+            f"Label -1 of {source} occurs with 0..{kinds[-1]} and may mean that there is no label; remove those "
+            "images, or number the classes from 0."
         )
     classes = tuple(str(kind) for kind in kinds.tolist())
     spelling_notes = (*alike(classes), *_note_on_combined(classes)) if kinds.dtype.kind == "U" else ()
@@ -144,7 +144,7 @@ def _check_single(texts: Sequence[str], source: str) -> None:
     for text in texts:
         if LISTED.fullmatch(text) or ("|" in text and any(pieces[piece] > 1 for piece in text.split("|"))):
             raise InputError(
-                f"The labels of {source} hold several to an image in one text ({text[:40]}); give each image one "
+                f"The labels of {source} hold several per image in one text ({text[:40]}); give each image one "
                 "label, or name other labels with --data.label-column."
             )
 
@@ -159,7 +159,7 @@ def _note_on_combined(texts: Sequence[str]) -> tuple[str, ...]:
         or (len(text.split()) > 1 and labels.issuperset(text.split()))
     ]
     examples = ", ".join(f"'{text}'" for text in combined[:SHOWN]) + ", …" * (len(combined) > SHOWN)
-    return (f"labels that are made of others as classes of their own: {examples}",) * bool(combined)
+    return (f"labels composed of other labels as separate classes: {examples}",) * bool(combined)
 
 
 def _note_on_numbering(kinds: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -214,8 +214,8 @@ def _values(labels: Any, source: str) -> tuple[np.ndarray, np.ndarray]:
         array = array[:, 0]
     if array.ndim != 1:
         raise InputError(
-            f"The labels of {source} have shape {tuple(array.shape)}, several to an image; give one label per image "
-            "(of one-hot rows, the place of the one)."
+            f"The labels of {source} have shape {tuple(array.shape)}, several per image; give one label per image "
+            "(of one-hot rows, the index of the one)."
         )
     has_label = np.ones(len(array), dtype=bool)
     if array.dtype.kind == "O":

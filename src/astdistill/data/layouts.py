@@ -154,7 +154,7 @@ class _Finder:
         if len(kinds) > 1 or (plain and (not others or kinds != {"train"})):
             raise UnlabelledError(
                 f"{self._root_text()} holds pictures in {names(part_folders)}, but not in class folders inside them, "
-                f"so that nothing tells their classes{unread_labels(self._other_files(part_folders))}; expected "
+                f"so that their classes are unknown{unread_labels(self._other_files(part_folders))}; expected "
                 f"{self._root_text()}/train/<class>/*.png, or --data.train-part {HERE} if the folders here are the "
                 "classes."
             )

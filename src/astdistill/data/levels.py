@@ -296,7 +296,7 @@ class Levels:
         """Notes on choices that could have been different."""
         subject = f"{_count_pictures(self._note_counts[TRANSPARENT])} {TRANSPARENT}, "
         handling = {DROP: "whose transparency was dropped"}.get(
-            self.opening.background, f"laid on {self.opening.background}"
+            self.opening.background, f"shown on {self.opening.background}"
         )
         uncertain = [
             f"{kind} reach {self._ranges[kind].top:g}, so {white:g} is white (otherwise: --data.white-level)"
@@ -368,8 +368,8 @@ class Levels:
         if factor < REFUSED_APART or self.opening.white_level is not None:
             return (f"one white level for both parts, though {' and '.join(reached)} (otherwise: store them alike)",)
         raise InputError(
-            f"Of the pictures {' and '.join(reached)}, so the {dim} would be {factor:.3g} times darker; store both "
-            "parts with the same value for white, or, where they are so, give that value with --data.white-level."
+            f"Of the largest values {' and '.join(reached)}, so the {dim} would be {factor:.3g} times darker; store "
+            "both parts with the same value for white, or, if they have the same, give it with --data.white-level."
         )
 
     def _brightness(self, part: str) -> float:

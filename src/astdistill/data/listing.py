@@ -110,7 +110,7 @@ def unread_labels(others: Iterable[Path]) -> str:
     candidates = [path for path in others if path.name.lower().endswith(TABLES)]
     tables = [path for path in candidates if not EXAMPLE.search(path.stem)]
     if candidates and not tables:
-        return f" ({some(candidates)}: taken for an example of what is handed in; name it with --data if it has labels)"
+        return f" ({some(candidates)}: taken for a sample submission; name it with --data if it has labels)"
     if not tables:
         return ""
     return (

@@ -207,8 +207,8 @@ def _split_validation(train: Split, raw: RawData, config: DataConfig) -> tuple[S
 def _check_every_class(part: Split, classes: tuple[str, ...], hint: str) -> None:
     if len(classes) < 2:
         raise InputError(
-            f"The data have fewer than two classes ({', '.join(classes)}); at least two are needed, so name with "
-            "--data what tells them: a folder with a folder of pictures for each class, or a table with their labels."
+            f"The data have fewer than two classes ({', '.join(classes)}); at least two are needed; name with "
+            "--data a folder with a folder of pictures for each class, or a table with their labels."
         )
     sizes = torch.bincount(part.labels, minlength=len(classes))
     if not bool((sizes > 0).all()):

@@ -139,7 +139,7 @@ def _read_text(kind: int, data: memoryview, shape: tuple[int, ...], order: str) 
 def _read_cells(parts: list[tuple[int, memoryview]], shape: tuple[int, ...], order: str, depth: int) -> np.ndarray:
     """Cells of one text each as an array of texts; an empty array of objects for any others."""
     if depth > DEEPEST:
-        raise ValueError("cells lie too deep in one another")
+        raise ValueError("cells are nested too deeply")
     if len(parts) != math.prod(shape):
         raise ValueError(f"cells of shape {shape} are {len(parts)}")
     values = [_read_array(data, order, depth + 1)[1] for kind, data in parts if kind == MATRIX]

@@ -414,8 +414,7 @@ def one_each(labels: np.ndarray, source: str) -> np.ndarray:
     if bool(np.isin(values, (0, 1)).all()) and bool((values.sum(axis=1) == 1).all()):
         return values.argmax(axis=1)
     raise InputError(
-        f"The labels of {source} have shape {labels.shape}, several to an image (multi-label); give one class per "
-        "image."
+        f"The labels of {source} have shape {labels.shape}, several per image (multi-label); give one class per image."
     )
 
 

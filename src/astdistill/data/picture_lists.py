@@ -208,7 +208,7 @@ def _with_note(folder: Path, usable: Sequence[_Division], source: Source | None,
             f"{text_of(folder)} has several lists that label its pictures ({lists}); name those that are meant, such "
             f"as {advice}."
         )
-    note = f"a share of every class as the test part, not what one of {len(usable)} lists tells ({lists}; {advice})"
+    note = f"a share of every class as the test part, not that of one of {len(usable)} lists ({lists}; {advice})"
     return replace(source, summary=source.summary + Summary(guessed=(note,)))
 
 

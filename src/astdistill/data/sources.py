@@ -220,7 +220,7 @@ def _with_local_hint(error: InputError, source: str) -> InputError:
     """The error for an unavailable known set, with a hint if the working folder has something of that name."""
     if not kind_of(Path(source)):
         return error
-    return InputError(f"{error} What is called {source} here is read with --data ./{source}.")
+    return InputError(f"{error} To read the {source} in this folder, give --data ./{source}.")
 
 
 def digits() -> RawData:
@@ -268,9 +268,7 @@ def _check_data_folder() -> None:
     """Raise InputError if `$ASTDISTILL_DATA` is not a folder: it is set to avoid the download of large sets."""
     root = os.environ.get("ASTDISTILL_DATA")
     if root and not Path(os.path.expanduser(root)).is_dir():
-        raise InputError(
-            f"ASTDISTILL_DATA names {root}, which is no folder; correct it, or unset it to let the hub be asked."
-        )
+        raise InputError(f"ASTDISTILL_DATA names {root}, which is no folder; correct it, or unset it to use the hub.")
 
 
 def published_name(name: str) -> str:

@@ -218,8 +218,8 @@ def _from_iterables(splits: Mapping[str, Any], device: str | torch.device, field
         )
     if fields.get("classes") is not None:
         raise InputError(
-            "classes chooses among those of a named source; of data sets in memory give subsets, or call "
-            "dataset_from_torch, whose classes are their names."
+            "classes selects classes of a named source; give subsets of data sets in memory, or name their classes "
+            "with dataset_from_torch(classes=...)."
         )
     return dataset_from_torch(splits["train"], splits[test], device=device, **fields)
 
@@ -402,7 +402,7 @@ def _read_part(stream: Stream, config: DataConfig, levels: Levels, text: bool | 
         raise InputError(f"{source} holds no images; give at least one per class.")
     if items.keys.rivals and len(labels) > 2 and labels == list(range(len(labels))):
         raise InputError(
-            f"Entry {items.keys.label} of the items of {source} numbers the images, so it is no label; name another "
+            f"Entry {items.keys.label} of the items of {source} is an index of the images, not a label; name another "
             f"entry with label_column, or give pairs of an image and its label."
         )
     names = class_names_in(stream.part, source, items.keys.label)

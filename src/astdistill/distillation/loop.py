@@ -287,7 +287,7 @@ def _note(line: StepRecord, counters: Counters) -> str:
     """Text next to the progress bar after a step."""
     parts = [f"loss {line['loss']:.4f}, η {line['lr']:.4g}"]
     parts += [
-        f"{label} {count}" for label, count in (("skipped", counters.skipped), ("passed", counters.passed)) if count
+        f"{label} {count}" for label, count in (("skipped", counters.skipped), ("left out", counters.passed)) if count
     ]
     if counters.best:
         parts.append(f"best validation {counters.best['accuracy']:.1f} % after step {counters.best['iteration']:.0f}")
@@ -298,7 +298,7 @@ def _divergence_message(run: Distillation, line: StepRecord) -> str:
     saved_note = f" The last good state is in {run.out}." if run.out else ""
     if "passed" in line:
         return (
-            f"{run.settings.max_passes} outer steps in a row were passed over, the last, {line['iteration']}, because "
+            f"{run.settings.max_passes} outer steps in a row were left out, the last, {line['iteration']}, because "
             f"{line['passed']}; "
             f"raise --method.step-filter.threshold, or lower --distill.lr-img and start in a new folder.{saved_note}"
         )

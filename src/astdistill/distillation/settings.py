@@ -78,8 +78,8 @@ class DistillSettings(Record):
     """Optimiser of images, labels and η. The published learning rates are for sgd; those of ncfm are for adamw, and
     those of rat-bptt and at-bptt for adam."""
     outer_decay: float = Field(default=0.0, ge=0)
-    """Weight decay of the outer optimiser, for adamw only: each step multiplies images, and what else is learned, by
-    1 − learning rate × this."""
+    """Weight decay of the outer optimiser, for adamw only: each step multiplies all learned tensors by 1 − learning
+    rate × this value."""
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
     """Momentum of the outer optimiser, from 0 to below 1: of SGD, or β₁ of Adam and AdamW (β₂ is 0.999)."""
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -106,16 +106,16 @@ class DistillSettings(Record):
     max_skips: int = Field(default=20, ge=1)
     """Stop the run after this many outer steps in a row that fail, as when the loss is not finite."""
     max_passes: int = Field(default=1000, ge=1)
-    """Stop the run after this many outer steps in a row that the method's loss threshold leaves out."""
+    """Stop the run after this many outer steps in a row that the method leaves out by its loss threshold."""
     validate_every: int = Field(default=0, ge=0)
-    """Outer steps between evaluations on the validation images, by the protocol mtt whatever evaluation.recipe says;
+    """Outer steps between evaluations on the validation images, always by the protocol mtt;
     the set with the highest accuracy there is saved. 0 means no validation."""
     validate_epochs: int = Field(default=300, ge=1)
     """Training epochs of each network in such a validation."""
     validate_networks: int = Field(default=2, ge=1)
     """Networks trained in each such validation."""
     checkpoint_seconds: float = Field(default=20.0, ge=0)
-    """Shortest time between two checkpoints, in seconds; a run that is told to stop makes one, too. Results do not
+    """Shortest time between two checkpoints, in seconds; a run that is stopped saves one, too. Results do not
     depend on it."""
     snapshots: bool = True
     """Save the images after 0, 5, 10, 20, 30, 50, 100, … outer steps (at most 1000 of a set), and how the first images
@@ -162,7 +162,7 @@ def check_canvas(whiten: str, method: Method, settings: DistillSettings) -> None
     if settings.canvas > 1 and method.step.clips and whiten in MIXING:
         raise InputError(
             f"--distill.canvas {settings.canvas} was given with {MIXING[whiten]} whitening, but method "
-            f"'{method.name}' cuts pixels to [0, 1], which a whitened canvas does not have; load the data with "
+            f"'{method.name}' clips pixels to [0, 1], which whitened pixels exceed; load the data with "
             "--data.whiten standard, or set --distill.canvas 1."
         )
 
@@ -179,7 +179,7 @@ def check_slots(shape: tuple[int, int, int], whiten: str, settings: DistillSetti
         )
     if whiten in MIXING:
         raise InputError(
-            f"--distill.factor {factor} was given with {MIXING[whiten]} whitening, which ties each pixel to its whole "
+            f"--distill.factor {factor} was given with {MIXING[whiten]} whitening, which mixes all pixels of an "
             "image, so that sub-images cannot be shown; load the data with --data.whiten standard, or set "
             "--distill.factor 1."
         )
@@ -204,7 +204,7 @@ def check_settings(
         )
     if settings.canvas_samples > 1 and settings.canvas == 1:
         raise InputError(
-            f"{settings.canvas_samples} crops of each canvas were asked for, but ordinary images are seen whole; add "
+            f"{settings.canvas_samples} crops of each canvas were given, but ordinary images are not cropped; add "
             "--distill.canvas 2, or leave out --distill.canvas-samples."
         )
 
@@ -216,10 +216,10 @@ def _check_learned(method: Method) -> None:
         learnable.remove("targets")
     for index, name in enumerate(method.learn):
         if name in method.learn[:index]:
-            raise InputError(f"'{name}' was to be learned twice; name it once with --method.learn.")
+            raise InputError(f"--method.learn names '{name}' twice; name it once.")
         if name not in learnable:
             raise InputError(
-                f"'{name}' was to be learned, but outer steps of '{method.name}' give no derivative of it; choose "
+                f"--method.learn {name} was given, but '{method.name}' computes no derivative of it; choose "
                 f"--method.learn of {', '.join(learnable) or 'nothing: this method learns none'}."
             )
 

@@ -19,7 +19,7 @@ from ..runtime.shapes import Logits, Targets
 LEADING = "1235"
 """Iterations 5, 10, 20, 30, 50, 100, … are kept: four per decade, because images change most at the start."""
 FIRST = 5
-LOOKED_AT = "delete it: it is there to be looked at alone"
+LOOKED_AT = "delete it: only the report uses it"
 MOST_IMAGES = 1000
 """Largest number of images in a frame: of larger sets it has the first images of each class, at least one. Frames are
 only looked at, not trained on."""

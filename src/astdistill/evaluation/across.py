@@ -38,7 +38,7 @@ def across_protocols(measured: Sequence[Scores]) -> list[Tabulation]:
     """The results of all protocols as tables: one table for each kind of labels and number of images per slot."""
     results = [result for scores in measured for result in _results(scores)]
     kinds = sorted({(result.labels, result.per_slot) for result in results})
-    names = ("protocol", "trained on", "labels", "images a slot", "stored", "final", "best", "reported", "n")
+    names = ("protocol", "trained on", "labels", "images per slot", "stored", "final", "best", "reported", "n")
     columns = tuple(
         Column(name, left_aligned=name in ("protocol", "trained on", "labels", "reported")) for name in names
     )
@@ -52,7 +52,7 @@ def across_protocols(measured: Sequence[Scores]) -> list[Tabulation]:
         )
         title = LABELS[labels].capitalize()
         if per_slot > 1:
-            title += f", {per_slot} images a slot"
+            title += f", {per_slot} images per slot"
         tables.append(Tabulation(columns, tuple(result.cells() for result in members), caption, title))
     return tables
 

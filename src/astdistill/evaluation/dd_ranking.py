@@ -210,9 +210,7 @@ def _random_row(
 def check_gamma(gamma: float) -> None:
     """Raise InputError for a γ outside [0, 1]."""
     if not 0 <= gamma <= 1:
-        raise InputError(
-            f"γ was given as {gamma:g}; choose --gamma between 0 (without augmentation alone) and 1 (with it alone)."
-        )
+        raise InputError(f"--gamma {gamma:g} was given; choose 0 (only without augmentation) to 1 (only with it).")
 
 
 def hardened(synthetic: SyntheticSet) -> SyntheticSet:
@@ -226,18 +224,18 @@ def ranking_table(ranking: Ranking) -> Tabulation:
     """The four scores and the accuracies that they are computed from."""
     reached = {name: spread(values) for name, values in ranking.accuracies}
     weight, gamma = ranking.weight, ranking.gamma
-    with_augmentation = f"{reached['synthetic']} less {reached['random']}"
-    without = f"{reached['synthetic_plain']} less {reached['random_plain']}"
+    with_augmentation = f"{reached['synthetic']} − {reached['random']}"
+    without = f"{reached['synthetic_plain']} − {reached['random_plain']}"
     rows = (
         (
             "HLR",
             _percent(ranking.hlr),
-            f"full data {reached['full']} less synthetic with hard labels {reached['synthetic_hard']}",
+            f"full data {reached['full']} − synthetic with hard labels {reached['synthetic_hard']}",
         ),
         (
             "IOR",
             _percent(ranking.ior),
-            f"synthetic with {LABELS[ranking.subject.labels]} {reached['synthetic']} less random with "
+            f"synthetic with {LABELS[ranking.subject.labels]} {reached['synthetic']} − random with "
             f"{_label_text(ranking)} {reached['random']}",
         ),
         ("LRS", _share(ranking.lrs), f"α = {weight:g} IOR − {1 - weight:g} HLR, of accuracies from 0 to 1"),

@@ -20,8 +20,7 @@ def check_confusion(classes: Sequence[str]) -> None:
     """Raise InputError where there are too many classes for a confusion matrix."""
     if len(classes) > MOST_CONFUSED:
         raise InputError(
-            f"A confusion matrix is kept up to {MOST_CONFUSED} classes, and there are {len(classes)}; "
-            "look at --per-class."
+            f"A confusion matrix is kept up to {MOST_CONFUSED} classes, and there are {len(classes)}; use --per-class."
         )
 
 
@@ -37,7 +36,7 @@ def by_class(scores: Scores) -> Tabulation:
     figures = {name: _figures(entry, len(scores.classes)) for name, entry in entries.items()}
     if not figures or not any(next(iter(figures.values()))):
         raise InputError(
-            "These scores were kept without figures by class, by an earlier version; evaluate again with another --out."
+            "These scores of an earlier version have no accuracy by class; evaluate again with another --out."
         )
     order, note = _select_classes(next(iter(figures.values())))
     rows = [(scores.classes[label], *(spread(each[label]) for each in figures.values())) for label in order]
@@ -59,13 +58,12 @@ def confusions(scores: Scores) -> Tabulation:
     counts = entry.counts
     if counts is None:
         raise InputError(
-            "These scores were kept without a confusion matrix, by an earlier version; "
-            "evaluate again with another --out."
+            "These scores of an earlier version have no confusion matrix; evaluate again with another --out."
         )
     title = f"Confusion of {model}, % of each class"
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     if len(counts) <= WHOLE:
-        columns = (Column("is \\ taken for", left_aligned=True), *(Column(name) for name in scores.classes))
+        columns = (Column("true \\ predicted", left_aligned=True), *(Column(name) for name in scores.classes))
         rows = [(name, *(f"{share:.0f}" for share in row)) for name, row in zip(scores.classes, shares, strict=True)]
         return Tabulation(columns, tuple(rows), caption(scores), title)
     pairs = [
@@ -75,7 +73,7 @@ def confusions(scores: Scores) -> Tabulation:
         if true != taken and share
     ]
     pairs = sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))[:WHOLE]
-    columns = Column("is", left_aligned=True), Column("taken for", left_aligned=True), Column("% of its images")
+    columns = Column("true", left_aligned=True), Column("predicted", left_aligned=True), Column("% of its images")
     rows = [(scores.classes[true], scores.classes[taken], f"{share:.0f}") for share, true, taken in pairs]
     return Tabulation(columns, tuple(rows), f"The {len(rows)} most frequent. {caption(scores)}", title)
 

@@ -54,7 +54,7 @@ class EvalRecipe(Record):
     """Numbers of optimiser steps after which to test, ascending; training ends after the last. Default: epochs are
     counted instead."""
     networks: int = Field(default=5, ge=1)
-    """Usual number of networks per row, which --protocol brings; in a run, evaluation.networks says how many."""
+    """Number of networks per row that --protocol sets; a run uses evaluation.networks."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD, or β₁ of Adam and AdamW (β₂ is 0.999), from 0 to below 1."""
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -88,17 +88,16 @@ class EvalRecipe(Record):
     """Fraction of the epochs before the first test that check_every counts, from 0 to below 1."""
     check_every: int = Field(default=0, ge=0)
     """Epochs between two tests, of which the best accuracy is also recorded. 0 tests once, after the last epoch. It has
-    no effect if steps are given, after which tests are made then."""
+    no effect if steps are given."""
     reported: Literal["final", "best"] = "final"
-    """Accuracy of a network that enters mean and standard deviation: of the last epoch (final), or the best of all
-    tests (best), which is chosen on the test images."""
+    """Accuracy of each network that mean and standard deviation are computed from: that of the last epoch (final), or
+    the best of all tests (best), which is chosen on the test images."""
 
     @model_validator(mode="after")
     def _best_needs_checks(self) -> Self:
         if self.reported == "best" and not self.check_every and not self.steps:
             raise InputError(
-                "A recipe that reports the best accuracy never tests before the end; "
-                "set check_every, for example to 20."
+                "reported is 'best', but this recipe tests only at the end; set check_every, for example to 20."
             )
         return self
 

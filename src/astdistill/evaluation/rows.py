@@ -64,7 +64,7 @@ class TableRow:
             return self
         if teacher is None:
             raise InputError(
-                f"The protocol {self.recipe.name} needs a teacher, who labels what networks see, and none was given; "
+                f"The protocol {self.recipe.name} needs a teacher that labels the images, and none was given; "
                 "evaluate with astdistill evaluate, which trains one, or choose another protocol, such as mtt."
             )
         teacher = teacher.at(self.recipe.temperature)
@@ -179,7 +179,7 @@ def check_taught(recipe: EvalRecipe, baselines: Sequence[str]) -> None:
     if recipe.temperature and TAUGHT in baselines:
         raise InputError(
             f"The baseline 'teacher' was given under the protocol {recipe.name}, in which a teacher labels every row; "
-            "leave it out, as 'random' is that row there."
+            "leave it out: 'random' is that row."
         )
 
 

@@ -310,8 +310,8 @@ def _warn_of_divergence(row: CachedRow) -> None:
     entry = row.entry()
     if entry.diverged:
         console().print(
-            f"{entry.diverged} of {entry.n} networks ({row.row.model}) met a training loss that is not finite; "
-            "their accuracy is counted as it is. Try a smaller learning rate.",
+            f"{entry.diverged} of {entry.n} networks ({row.row.model}) had a training loss that is not finite; "
+            "their accuracy still counts. Try a smaller learning rate.",
             style="yellow",
         )
 

@@ -209,7 +209,7 @@ def train_epochs(
     recipe = recipe.for_images(len(examples))
     if recipe.temperature and examples.teacher is None:
         raise InputError(
-            f"The protocol {recipe.name} needs a teacher, who labels what networks see, and none was given; evaluate "
+            f"The protocol {recipe.name} needs a teacher that labels the images, and none was given; evaluate "
             "with: astdistill evaluate SET --protocol rded, or pass teacher= to evaluate_all."
         )
     optimiser = OPTIMISERS[recipe.optimiser](trainee.theta, examples.lr, recipe.momentum, recipe.weight_decay)

@@ -201,7 +201,7 @@ def _print_changes(known_rows: Mapping[str, SweepRow], rows: Sequence[Row]) -> N
         [name for name in current if name not in known_rows],
         [name for name in known_rows if name not in current],
     )
-    for verb, names in (("adds", added), ("leaves out, whose folders stay,", removed)):
+    for verb, names in (("adds", added), ("drops (their folders stay)", removed)):
         if names:
             count = f"{len(names)} row" + "s" * (len(names) > 1)
             tell(f"The plan {verb} {count}: {', '.join(names[:8])}{', …' * (len(names) > 8)}.")

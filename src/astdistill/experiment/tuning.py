@@ -332,7 +332,7 @@ class _Trials:
             reason = in_one_line(error)
             raise InputError(
                 f"{path} is not the journal of a search ({type(error).__name__}: {reason}); delete it, and the same "
-                "command begins anew."
+                "command starts over."
             ) from error
 
     def _choose_ranges(self) -> None:
@@ -344,7 +344,7 @@ class _Trials:
         if all(low <= current[name] <= high for name, (low, high) in ranges.items()):
             self.study.enqueue_trial(current)
         else:
-            tell("The learning rates that were given lie far from where the first outer steps make progress.")
+            tell("The given learning rates are far from those at which the first outer steps make progress.")
         self.study.enqueue_trial(suggested)
         self.study.set_user_attr("ranges", {name: list(ends) for name, ends in ranges.items()})
 
@@ -367,8 +367,8 @@ class _Trials:
         tuning = self._save()
         if tuning.winner is None or tuning.winner.last == 0:
             raise DivergedError(
-                f"None of {len(tuning.trials)} trials reached {self.search.steps} outer steps with a set that networks "
-                f"learn from; see {self.out / FILE}, and try other --distill.lr-init and --distill.lr-img in a new "
+                f"None of {len(tuning.trials)} trials reached {self.search.steps} outer steps with a usable "
+                f"set; see {self.out / FILE}, and try other --distill.lr-init and --distill.lr-img in a new "
                 "folder."
             )
         return tuning

@@ -208,12 +208,12 @@ class Network:
         if torch.device(self.device).type != "cpu":
             text = f"eager (torch's own derivatives) on {self.device}"
         if chosen() == "eager":
-            return f"{text}, as was asked for; --engine auto takes the fastest that can"
+            return f"{text}, as requested; --engine auto takes the fastest that can"
         if kernels is None:  # `library` has reported the reason
             return text
         return (
-            f"{text}: the faster native one knows instance-norm ConvNets alone, of widths that are multiples of 16 and "
-            "sizes that halve at every block"
+            f"{text}: the faster native engine supports instance-norm ConvNets only, with a width that is a multiple "
+            "of 16 and a size that halves at every block"
         )
 
     def pass_bytes(self, images: int, graph: float) -> int:
@@ -558,7 +558,7 @@ def describe_device(device: str, shape: Shape, classes: int, model: str) -> str:
     if device == resolved:
         return text
     if resolved == "cpu" and torch.backends.mps.is_available():
-        return f"{text} (no usable CUDA GPU; mps is there, but is not tested and never chosen)"
+        return f"{text} (no usable CUDA GPU; mps is available, but is not tested and never chosen)"
     return f"{text} ({AUTO_WORDS[resolved]})"
 
 

@@ -263,7 +263,7 @@ class CloudFiles:
         comparison = "other bits than this one"
         if self._open_object(name).metadata().get(DIGESTS) == tensors.metadata().get(DIGESTS):
             comparison = "the same bits as this one"
-        warn(f"Expert {expert} was put by another process first; {self.folder / name} stays, with {comparison}.")
+        warn(f"Expert {expert} was saved by another process first; {self.folder / name} stays, with {comparison}.")
 
     def tidy(self, finished: Iterable[int]) -> None:
         done = set(finished)

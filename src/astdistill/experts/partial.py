@@ -290,7 +290,7 @@ def check_rows(folder: Path, expert: int, parameters: int) -> bool:
     altered = altered_row(stored_rows(rows, parameters, len(digests)), digests)
     if altered is not None:
         raise InputError(
-            f"{rows} was changed after it was written: row {altered} of expert {expert} no longer has its digest; "
+            f"{rows} was changed after it was written: row {altered} of expert {expert} does not match its digest; "
             f"delete the folder {folder} and run the same command again."
         )
     return True

@@ -50,8 +50,8 @@ class ExpertRecipe(Record):
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay: this factor times the parameters is added to the gradient."""
     lr_drop: float = Field(default=1.0, gt=0, le=1)
-    """Factor on the learning rate after E//2 + 2 epochs, above 0 and at most 1; of 4 epochs or fewer none comes after
-    it. The momentum buffer is reset there, as in the released code. 1 means no drop."""
+    """Factor on the learning rate after E//2 + 2 epochs, above 0 and at most 1; never with 4 epochs or
+    fewer. The momentum buffer is reset there, as in the released code. 1 means no drop."""
     drops_at: tuple[Share, ...] = ()
     """Fractions of the epochs after each of which the learning rate is multiplied by lr_drop, without a reset of the
     optimiser, in place of the single drop; (⅔, ⅚) for the experts of tgdd and ncfm. It has no effect if lr_drop is 1.

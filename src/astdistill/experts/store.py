@@ -237,7 +237,7 @@ class TrajectoryStore:
         if DIGEST.fullmatch(folder.name) and folder.name != identity.digest():
             raise InputError(
                 f"{recipe} was changed after it was written: it describes experts of a folder {identity.digest()}; "
-                f"{MEND}, or call the folder so, if it is you who renamed it."
+                f"{MEND}, or give the folder this name again if you renamed it."
             )
         return TrajectoryStore(folder, identity, limit, _files=[files])
 
@@ -268,7 +268,7 @@ class TrajectoryStore:
         if gone:
             raise FolderGoneError(
                 f"Expert {gone[0]} of {self.folder} was deleted or moved while it was in use; put it back, or run the "
-                "same command again, which trains it anew. What is done is kept."
+                "same command again, which trains it anew. Finished work is kept."
             )
         self._seen[:] = numbers
         if self.chosen is not None:
@@ -362,8 +362,8 @@ class TrajectoryStore:
         digests = self._sums.get(expert)
         if digests and (altered := altered_row(segment, digests[first:last])) is not None:
             raise InputError(
-                f"{self.path(expert)} was changed after it was written: row {first + altered} of expert {expert} no "
-                f"longer has its digest; {self._repair_advice}."
+                f"{self.path(expert)} was changed after it was written: row {first + altered} of expert {expert} does "
+                f"not match its digest; {self._repair_advice}."
             )
         return segment.to(torch.float32)
 
@@ -390,8 +390,8 @@ class TrajectoryStore:
             valid = False
         if not valid:
             raise InputError(
-                f"{path} was changed after it was written: the header of expert {int(path.stem)} no longer has its "
-                f"digest; {self._repair_advice}."
+                f"{path} was changed after it was written: the header of expert {int(path.stem)} does not match "
+                f"its digest; {self._repair_advice}."
             )
         if isinstance(written, list):
             return written
@@ -457,10 +457,10 @@ class TrajectoryStore:
         expected = [epochs + 1, self.identity.parameters]
         if rows.get_dtype() not in TYPES:
             raise InputError(
-                f"{path} holds rows of {rows.get_dtype()}, where one of {', '.join(TYPES)} is due; {MEND}."
+                f"{path} holds rows of {rows.get_dtype()}, where one of {', '.join(TYPES)} is expected; {MEND}."
             )
         if shape != expected:
-            raise InputError(f"{path} holds rows of shape {shape} where {expected} are due; {MEND}.")
+            raise InputError(f"{path} holds rows of shape {shape} where {expected} is expected; {MEND}.")
 
 
 def files_at(folder: Path) -> LocalFiles | CloudFiles:

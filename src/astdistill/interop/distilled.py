@@ -156,7 +156,7 @@ class Distilled(SyntheticSet):
         trainable = [part for part in network.parameters() if part.requires_grad]
         if not trainable:
             raise InputError(
-                f"{name} has no parameter that may change; give a network of which some have requires_grad True."
+                f"{name} has no trainable parameter; give a network in which some have requires_grad=True."
             )
         if len({(part.device, part.dtype) for part in network.parameters()}) > 1:
             raise InputError(
@@ -245,7 +245,7 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | int]:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"There are {len(self)} images, and none of number {index}.")
+            raise IndexError(f"Index {index} is out of range for {len(self)} images.")
         index, row = index % len(self), index % len(self.images)
         crops = self._texture.draw(1, self._size, rng(self.seed, "crop", self.epoch, index))
         image, target = crops(self.images[row : row + 1])[0], self.targets[row]

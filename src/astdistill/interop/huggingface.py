@@ -26,9 +26,9 @@ SIZES = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 """The hub's size categories, by the number of images that each is below."""
 WHITENING = {
     "none": "pixels in [0, 1]: nothing was subtracted or divided",
-    "standard": "pixels less the mean and divided by the deviation of their channel",
+    "standard": "pixels minus the mean, divided by the standard deviation of their channel",
     "zca": "pixels whitened by ZCA, which mixes all pixels of an image",
-    "rat": "pixels less their mean and over their norm, image by image, and then whitened, which mixes all pixels",
+    "rat": "pixels of each image minus their mean, divided by their norm, then whitened, which mixes all pixels",
 }
 
 
@@ -302,7 +302,7 @@ def check_push(name: str) -> None:
         ) from error
     if get_token() is None:
         raise InputError(
-            "Nobody is logged in to the Hugging Face hub here; "
+            "You are not logged in to the Hugging Face hub here; "
             "type: hf auth login (or set HF_TOKEN), then this command again."
         )
 

@@ -66,7 +66,9 @@ def read_pickle(path: Path) -> Any:
         raise _broken_file_error(path, error) from error
     problem = next(filter(None, map(_tensor_problem, _tensors(value))), "")
     if problem:
-        raise InputError(f"{path} holds a tensor that {problem}, where plain numbers are due; save it again as such.")
+        raise InputError(
+            f"{path} holds a tensor that {problem}, where plain numbers are expected; save it again as such."
+        )
     return value
 
 
@@ -232,7 +234,7 @@ def _read_labels(path: Path, images: Images, dataset: Dataset) -> tuple[Literal[
     if labels.ndim == 2 and labels.shape[1] > 1:
         if tuple(labels.shape) != (len(images), classes):
             raise InputError(
-                f"{path} has shape {list(labels.shape)}, where {len(images)} images of {classes} classes want "
+                f"{path} has shape {list(labels.shape)}, where {len(images)} images of {classes} classes need "
                 f"{[len(images), classes]}; name the data that the set was distilled from with --data and --data.*."
             )
         soft = labels.float().clone()
@@ -251,7 +253,7 @@ def _class_numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> 
     numbers = labels.flatten().long()
     if labels.numel() != count or not torch.equal(numbers.to(labels), labels.flatten()):
         raise InputError(
-            f"{path} has shape {list(labels.shape)}, where {count} class numbers are due, one for each image."
+            f"{path} has shape {list(labels.shape)}, where {count} class numbers are expected, one for each image."
         )
     if int(numbers.min()) < 0 or int(numbers.max()) >= len(dataset.classes):
         raise InputError(
@@ -300,7 +302,7 @@ def _finite_tensor(path: Path, value: Any) -> Tensor:
         if isinstance(value, Tensor):
             content = "numbers that are not finite"
         raise InputError(
-            f"{path} holds {content}, where a tensor of finite numbers is due; take the file of another iteration."
+            f"{path} holds {content}, where a tensor of finite numbers is expected; take the file of another iteration."
         )
     return value.detach()
 

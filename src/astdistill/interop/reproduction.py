@@ -13,17 +13,17 @@ from ..evaluation.scores import Scores, protocol_text
 def again(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path) -> str:
     """The command that evaluates a set in `folder` as for its scores, or Python code where no command can."""
     if scores is None:
-        return f"Nobody has evaluated it yet.\n\n    astdistill evaluate {shlex.quote(str(folder))}"
+        return f"Not evaluated yet.\n\n    astdistill evaluate {shlex.quote(str(folder))}"
     command_line = command(synthetic, scores, folder)
     if not command_line:
         return (
-            f"No protocol of the command line is the one of these figures ({protocol_text(scores.recipe, scores.split)}"
+            f"No protocol of the command line is that of these figures ({protocol_text(scores.recipe, scores.split)}"
             f"). In Python:\n\n    scores = ad.Scores.read({str(folder)!r})\n"
             f"    ad.evaluate(ad.load({str(folder)!r}), dataset, recipe=scores.recipe, seeds={_networks(scores)})"
         )
     text = f"    {command_line}"
     if scores.online is not None or scores.taught is not None:
-        text += "\n\nIts teacher is trained anew, so that the figures agree within their spread alone."
+        text += "\n\nIts teacher is trained again, so that figures agree only within their spread."
     return text
 
 

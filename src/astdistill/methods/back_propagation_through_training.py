@@ -339,10 +339,10 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
     """Rank of an approximation of the curvature of the training loss, in whose directions alone the student trains
     inside the window (CR-LRHA; published: 32). 0 means none: the whole gradient."""
     curvature_change: float = Field(default=0.2, ge=0)
-    """δ, the relative change of the gradient's norm at the end of the window from which on the approximation is fitted
-    again. Read with a curvature_rank."""
+    """δ: the approximation is fitted again when the gradient's norm at the end of the window has changed by this
+    fraction or more. No effect if curvature_rank is 0."""
     curvature_every: int = Field(default=20, ge=1)
-    """Outer steps after which the approximation is fitted again in any case. Read with a curvature_rank."""
+    """Outer steps after which the approximation is fitted again in any case. No effect if curvature_rank is 0."""
     clip_together: bool = True
     unit_norm: bool = True
 

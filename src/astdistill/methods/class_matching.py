@@ -30,7 +30,7 @@ class ClassMatching(OuterStep):
     """
 
     batch_real: int = Field(default=256, ge=1)
-    """Real images of each class per outer step; all of a class that has fewer."""
+    """Real images of each class per outer step; all if there are fewer."""
 
     derives: ClassVar[tuple[str, ...]] = ("images",)
     passes: ClassVar[int] = 1
@@ -107,7 +107,7 @@ class ExpertFeatureMatching(ClassMatching):
     clips: ClassVar[bool] = True
     of_experts: ClassVar[str] = "Outer steps compare features of these networks, early and late in their training."
     batch_real: int = Field(default=128, ge=1)
-    """Real images of each class per outer step; all of a class that has fewer."""
+    """Real images of each class per outer step; all if there are fewer."""
     most_synthetic: int = Field(default=200, ge=1)
     """Largest number of synthetic images of each class per outer step, drawn for each step."""
     stepping: Literal["joint", "per-class"] = "joint"

@@ -44,7 +44,7 @@ class GradientMatching(OuterStep):
         "a network trains, so single losses scatter."
     )
     batch_real: int = Field(default=256, ge=1)
-    """Real images of each class per outer step; all of a class that has fewer."""
+    """Real images of each class per outer step; all if there are fewer."""
     most_synthetic: int = Field(default=10_000, ge=1)
     """Largest number of synthetic images of each class per outer step, drawn for each step."""
     matchings: int | None = Field(default=None, ge=1)
@@ -212,7 +212,7 @@ class RealTrainedGradientMatching(GradientMatching):
         "one takes its place. The distance is added up over the weights of all convolutions and over the classes."
     )
     batch_real: int = Field(default=64, ge=1)
-    """Real images of each class per outer step; all of a class that has fewer."""
+    """Real images of each class per outer step; all if there are fewer."""
     most_synthetic: int = Field(default=128, ge=1)
     """Largest number of synthetic images of each class per outer step, drawn for each step."""
     matchings: int | None = Field(default=100, ge=1)

@@ -305,7 +305,7 @@ def expert_logits(experts: TrajectoryStore | None, model: Classifier, split: Spl
     """
     if experts is None:
         raise InputError(
-            "This start reads an expert, but there are none; give a store of experts, or start from --init real."
+            "This initialisation needs an expert, but there are none; give a store of experts, or use --init real."
         )
     return _last_logits(experts, experts.drawn(rng(seed, "init", "expert")), model, split)
 
@@ -359,8 +359,8 @@ class HardLabels(SyntheticLabels):
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label smoothing (arXiv 1512.00567): fraction of each label that is spread evenly over all classes, from 0 to
-    below 1. Of methods that match trajectories or differentiate through training the student sees these labels; others
-    save them with the set, and at most their networks train on them."""
+    below 1. The student trains on these labels in methods that match trajectories or differentiate through training.
+    Other methods save them with the set; at most, their networks train on them."""
 
     def __call__(
         self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int

@@ -49,7 +49,7 @@ class CharacteristicMatching(ExpertFeatureMatching):
         "class so that the characteristic function of their features comes nearer to that of real ones."
     )
     batch_real: int = Field(default=1024, ge=1)
-    """Real images of each class per outer step; all of a class that has fewer."""
+    """Real images of each class per outer step; all if there are fewer."""
     most_synthetic: int = Field(default=10_000, ge=1)
     """Largest number of synthetic images of each class per outer step."""
     frequencies: int = Field(default=4096, ge=1)

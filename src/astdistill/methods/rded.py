@@ -35,17 +35,16 @@ class CropInit(ImageInit):
 
     reads_trained: ClassVar[bool] = True
     images: int = Field(default=300, ge=1)
-    """Real images of each class that are tried; all of a class that has fewer, and as many as are kept where that is
-    more."""
+    """Real images of each class that are tried: all if there are fewer, and at least as many as are kept."""
     crops: int = Field(default=5, ge=1)
-    """Crops of each."""
+    """Crops of each of these images."""
     least: float = Field(default=0.08, gt=0, le=1)
     """Smallest area of a crop, as a share of that of the largest square; the area is uniform from there to 1."""
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         if dataset.preprocessing.mixes:
             raise InputError(
-                "Method 'rded' cuts images, which whitening has tied to their whole; load the data with "
+                "Method 'rded' crops images, but whitening has mixed all their pixels; load the data with "
                 "--data.whiten standard or none."
             )
 
@@ -135,7 +134,7 @@ class Selection(OuterStep):
     loss_name: ClassVar[str] = "loss of the chosen images"
     of_experts: ClassVar[str] = "One of them chooses the crops that it recognises best."
     about: ClassVar[str] = (
-        "The images are crops of real ones, those that a trained network takes for their class with the least loss. "
+        "The images are crops of real ones, those with the lowest loss under a trained network. "
         "They are chosen before the first outer step, and no outer step changes them."
     )
 

@@ -74,9 +74,8 @@ class GrowingWindow(SegmentSampler):
         upper = self.upper(0, max_start_epoch)
         if not self.lower < upper <= max_start_epoch:
             raise InputError(
-                f"No window of start epochs begins at {self.lower} and first ends before {upper}, with all below "
-                f"{max_start_epoch}; choose --method.sample.lower below --method.sample.begins, and that no larger "
-                "than --method.step.max-start-epoch."
+                f"Start epochs from {self.lower} to below {upper}, of at most {max_start_epoch}, were given; choose "
+                "--method.sample.lower below --method.sample.begins, and that at most --method.step.max-start-epoch."
             )
 
     def upper(self, iteration: int, max_start_epoch: int) -> int:

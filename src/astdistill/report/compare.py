@@ -36,7 +36,7 @@ from .sweep import BASELINES, FILE, PAGE, STEM, Sweep
 
 RUN_COLUMNS = tuple(
     Column(name, left_aligned=True, no_wrap=name in ("ipc", "stored"))
-    for name in ("run", "data", "ipc", "images a slot", "stored", "labels", "protocol", "method", "network")
+    for name in ("run", "data", "ipc", "images per slot", "stored", "labels", "protocol", "method", "network")
 )
 SWEEP_FILES = (SEEDS, FILE, PAGE, *(f"{STEM}{ending}" for ending in (".txt", ".md", ".tex")))
 """Files in the folder of a sweep that are not runs."""
@@ -142,7 +142,7 @@ def runs_in(path: Path) -> list[Path]:
         return [path / row.folder for row in sweep.of("finished")]
     if not (path / SEEDS).exists():
         return [path]
-    with reading(path / SEEDS, "what runs over seeds reach", "type their command again, which writes it anew"):
+    with reading(path / SEEDS, "what runs over seeds reach", "type their command again, which rewrites it"):
         return [path / f"seed-{int(seed)}" for seed in read_json(path / SEEDS).get("seeds", ())]
 
 
@@ -210,7 +210,7 @@ def _subject(run: RunReader, evaluation: RunDir) -> SetInfo:
     """Description of the set that scores of an earlier version belong to, because these do not contain it."""
     if run.synthetic is None:
         raise InputError(
-            f"{evaluation.scores} does not say what it is about; "
+            f"{evaluation.scores} does not name the set that was evaluated; "
             f"evaluate again: astdistill evaluate SET --out {evaluation.folder}"
         )
     return SetInfo.of(run.synthetic)
@@ -232,7 +232,7 @@ class Group:
     def title(self) -> str:
         name = LABELS[self.labels].capitalize()
         if self.per_slot > 1:
-            name += f", {self.per_slot} images a slot"
+            name += f", {self.per_slot} images per slot"
         return name
 
     @property

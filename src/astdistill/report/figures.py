@@ -238,7 +238,7 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
     figure = blank(9.2, 3.7)
     steps, accuracy = figure.subplots(1, 2)
     tidy(steps, "How far an expert moves in one epoch", "epoch", "‖θ$_e$ − θ$_{e-1}$‖²,  log scale")
-    tidy(accuracy, "How good it is", "epoch", "accuracy, %")
+    tidy(accuracy, "Accuracy", "epoch", "accuracy, %")
     for number, (name, curves) in enumerate(stores.items()):
         label = f"{name} (n = {len(curves)})"
         band(steps, [curve.step_squared for curve in curves], colour(number), "-", label, of_logarithm=True)

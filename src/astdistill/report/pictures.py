@@ -244,13 +244,11 @@ def save_textures(synthetic: SyntheticSet, folder: str | Path, tiles: int = 3) -
     """
     if synthetic.canvas == 1:
         raise InputError(
-            "The set holds ordinary images, whose sides do not fit each other; "
+            "The set holds ordinary images, whose opposite edges do not match; "
             "distil textures: astdistill run PRESET --distill.canvas 2"
         )
     if tiles < 1:
-        raise InputError(
-            f"Textures were to be laid {tiles} × {tiles} times side by side; give at least 1, for example --tile 3."
-        )
+        raise InputError(f"--tile {tiles} was given; choose 1 or more, for example --tile 3.")
     folder, digits = Path(folder), len(str(len(synthetic.classes) - 1))
     written: list[Path] = []
     for index, pixels in enumerate(colours(synthetic.pixels())):

@@ -46,8 +46,8 @@ class RunReader(LiveRun):
             entries = self.synthetic.provenance
         if invalid := _invalid_entry(entries):
             raise InputError(
-                f"{self.dir.folder} does not say where it was made ('{invalid}' is not of its kind); restore its "
-                "provenance.json, or move it away."
+                f"{self.dir.folder} has provenance with an invalid '{invalid}'; restore its provenance.json, or "
+                "move it away."
             )
         return entries
 
@@ -189,7 +189,7 @@ class RunReader(LiveRun):
             return OuterStep, f"{self.dir.config} does not name the outer step."
         if isinstance(kind, type) and issubclass(kind, OuterStep):
             return kind, ""
-        return OuterStep, f"{self.dir.config} names an outer step that is none, '{settings['part']}'."
+        return OuterStep, f"{self.dir.config} names an unknown outer step, '{settings['part']}'."
 
     @cached_property
     def unmoved(self) -> float | None:
@@ -224,7 +224,7 @@ class RunReader(LiveRun):
         """Whether η was learned; True if the settings do not state it. Raises InputError if they are damaged."""
         learned = self._method.get("learn", ["lr"])
         if not isinstance(learned, list | tuple):
-            raise InputError(f"{self.dir.config} says {learned!r} of what was learned, which is no list of names.")
+            raise InputError(f"{self.dir.config} has method.learn {learned!r}, which is no list of names.")
         return "lr" in learned
 
 

@@ -192,10 +192,10 @@ def _caption(sweep: Sweep, compared: bool) -> str:
     notes = ["Accuracy: mean of the runs' means ± their standard deviation over seeds"]
     if compared:
         notes.append(
-            "difference: the same of the differences with the same seed to the first method (of one method, to the "
-            "first settings), only between runs of one protocol and one kind of labels"
+            "difference: mean ± standard deviation of the differences to the first method (of one method, to the first "
+            "settings) with the same seed, only between runs of one protocol and one kind of labels"
         )
-    notes.append("n: whole runs × networks of each")
+    notes.append("n: runs × networks per run")
     if failed := len(sweep.of("failed")):
         notes.append(f"{failed} of {len(sweep.rows)} runs failed")
     return f"{'; '.join(notes)}."

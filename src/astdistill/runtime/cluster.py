@@ -176,11 +176,11 @@ class Cluster:
             if (difference := differences(report, expected))
         ]
         if other and self.mixed:
-            tell(f"Nodes that compute other bits take part: {'; '.join(other)}.")
+            tell(f"Nodes whose results differ in the last bits take part: {'; '.join(other)}.")
         elif other:
             raise InputError(
-                f"{len(other)} of {len(able)} nodes would compute other bits than this process: {'; '.join(other)}. "
-                "Give all the same, or accept results that depend on the node with --allow-mixed."
+                f"{len(other)} of {len(able)} nodes would not compute the same bits as this process: "
+                f"{'; '.join(other)}. Give all the same, or accept results that depend on the node with --allow-mixed."
             )
 
     def check_shared(self, folder: Path) -> None:
@@ -230,8 +230,9 @@ def check_address(address: str) -> None:
     """Raise InputError unless the address is "auto" or HOST:PORT."""
     if address.startswith("ray://"):
         raise InputError(
-            f"--cluster {address} would send everything through Ray Client, which loses the work when the line breaks; "
-            "run the command on the cluster: ray job submit --address http://HEAD:8265 -- astdistill … --cluster auto"
+            f"--cluster {address} would send everything through Ray Client, which loses the work when the connection "
+            "is lost; run the command on the cluster: ray job submit --address http://HEAD:8265 -- astdistill … "
+            "--cluster auto"
         )
     if address != "auto" and not re.fullmatch(r"[^\s:/]+:[0-9]{1,5}", address):
         raise InputError(f"--cluster {address} was given; write auto, or HOST:PORT of the head node: node1:6379.")
@@ -283,7 +284,7 @@ def _check_listens(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5.0).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"Nobody answers at --cluster {address} ({error}); name the head node's HOST:PORT, which `ray start "
+            f"No cluster answers at --cluster {address} ({error}); name the head node's HOST:PORT, which `ray start "
             "--head` printed, or auto on a machine that is a node."
         ) from error
 
@@ -497,8 +498,8 @@ def _prepare(order: Order, memory: np.ndarray) -> None:
     sys.path.extend(entry for entry in order.path if entry not in sys.path)
     if order.facts is not None and (wrong := differences(facts(order.probe), order.facts)):
         raise InputError(
-            f"{platform.node()} joined the cluster and would compute other bits: {wrong}. Give it the same, or accept "
-            "results that depend on the node with --allow-mixed."
+            f"{platform.node()} joined the cluster and would not compute the same bits: {wrong}. Give it the same, or "
+            "accept results that depend on the node with --allow-mixed."
         )
     take_over(order.trust)
     Prepared.name = ""

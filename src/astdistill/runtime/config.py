@@ -124,7 +124,7 @@ class Record(BaseModel):
         if not isinstance(value, float) or not value or cls.model_config.get("allow_inf_nan", True):
             return value
         if not SIZES[0] <= abs(value) <= SIZES[1]:
-            raise PydanticCustomError("size", "choose one of a size from 1e-30 to 1e30")
+            raise PydanticCustomError("size", "choose one of a magnitude from 1e-30 to 1e30")
         return value
 
     def unread(self) -> tuple[str, ...]:

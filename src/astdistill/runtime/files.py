@@ -301,12 +301,12 @@ def parse_json(text: str | bytes) -> Any:
     try:
         value = json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_no_number)
     except RecursionError:
-        raise ValueError("its values lie too deep in one another") from None
+        raise ValueError("its values are nested too deeply") from None
     level, depth = [value], 0
     while level := [inner for each in level for inner in _children(each)]:
         depth += 1
         if depth > DEEPEST:
-            raise ValueError("its values lie too deep in one another")
+            raise ValueError("its values are nested too deeply")
     return value
 
 
@@ -379,7 +379,7 @@ def save_tensors(
         save_file(plain, temporary, metadata=header)
 
 
-MEND = "move it away and run what wrote it again"
+MEND = "move it away and run the command that wrote it again"
 
 
 def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -400,13 +400,13 @@ def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[
         raise
     except ValueError as error:
         raise InputError(
-            f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run."
+            f"{path} was not written by astdistill (its header is not JSON); name a file of a run."
         ) from error
     except Exception as error:  # a header with types that the library does not expect
         raise _broken_file(path, error, mend) from error
     sealed, stated = has_digests(metadata), header.pop(DIGESTS, None)
     if sealed and (altered := _altered(tensors, metadata, stated)):
-        raise InputError(f"{path} was changed after it was written: {altered} no longer has its digest; {mend}.")
+        raise InputError(f"{path} was changed after it was written: {altered} does not match its digest; {mend}.")
     return tensors, header
 
 
@@ -477,7 +477,7 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
     check_taken(path)
     check_regular(path)
     if path.is_symlink():
-        raise InputError(f"{path} is a link to {path.readlink()}, which is not written to; put the file itself there.")
+        raise InputError(f"{path} is a link to {path.readlink()}, which is not written to; put a regular file there.")
     path.parent.mkdir(parents=True, exist_ok=True)
     line = dict(value)
     for name, number in value.items():
@@ -504,7 +504,7 @@ def read_lines(path: Path, valid: Callable[[dict[str, Any]], object] = bool) -> 
         damaged = f"line {lost[0]}"
         if len(lost) > 1:
             damaged = f"{len(lost)} lines, the first of them {lost[0]},"
-        warn(f"{path}: {damaged} cannot be read and was left out; all else is as it was written.")
+        warn(f"{path}: {damaged} cannot be read and was skipped; the rest is intact.")
     return [line for line in parsed if line is not None]
 
 
@@ -567,7 +567,7 @@ def check_folder(path: Path, flag: str, file: bool = False) -> None:
     except UnicodeEncodeError:
         nameable = False
     if not nameable:
-        raise InputError(f"{flag} {str(path)!r} holds signs that no name can have; name another folder.")
+        raise InputError(f"{flag} {str(path)!r} holds characters that no path can have; name another folder.")
     if isinstance(address := path_or_url(path), Url):
         raise InputError(
             f"{flag} {address} is an address; name a folder. Only --experts.store and --mirror may be one."
@@ -575,7 +575,7 @@ def check_folder(path: Path, flag: str, file: bool = False) -> None:
     if not file and path.exists() and not path.is_dir():
         raise InputError(f"{flag} {path} is a file; name a folder.")
     if path.is_symlink() and not path.exists():
-        raise InputError(f"{flag} {path} is a link to nothing; make the folder that it names, or name another.")
+        raise InputError(f"{flag} {path} is a broken link; make the folder that it names, or name another.")
     for folder in path.parents:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{flag} {path} would lie in {folder}, which is a file; name a folder.")
@@ -606,5 +606,5 @@ def new_folder(path: Path) -> Iterator[Path]:
 def _check_empty(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         raise InputError(
-            f"--out {path} is there already and is not an empty folder; name a new one, for example --out {path}-2"
+            f"--out {path} exists already and is not an empty folder; name a new one, for example --out {path}-2"
         )

@@ -237,5 +237,5 @@ def _failure_message(url: Url, error: Exception) -> str:
         )
     return (
         f"{url} cannot be reached ({type(error).__name__}: {reason}); check the network and, where the server is not "
-        "Amazon's, AWS_ENDPOINT_URL. What is done is kept, and the same command goes on with it."
+        "Amazon's, AWS_ENDPOINT_URL. Finished work is kept, and the same command resumes it."
     )

@@ -127,8 +127,8 @@ def pool(
     ]
     if other:
         raise InputError(
-            f"{len(other)} of {world()} ranks would compute other bits than rank 0: {'; '.join(other)}. Start all of "
-            "them on machines of one kind, with the same versions, ASTDISTILL_ENGINE and ATEN_CPU_CAPABILITY."
+            f"{len(other)} of {world()} ranks would not compute the same bits as rank 0: {'; '.join(other)}. Start all "
+            "of them on machines of one kind, with the same versions, ASTDISTILL_ENGINE and ATEN_CPU_CAPABILITY."
         )
 
     def run(jobs: Sequence[Any], common: Any = None) -> Iterator[tuple[Any, Any]]:

@@ -170,8 +170,8 @@ class RunDir:
     def not_finished(self) -> str:
         """The message about an unfinished run, for a command that needs its set."""
         return (
-            f"The run in {self.folder} is not finished; the command that began it continues it, and this shows how far "
-            f"it is: astdistill watch {shlex.quote(str(self.folder))}"
+            f"The run in {self.folder} is not finished; the command that began it resumes it, and this shows its "
+            f"progress: astdistill watch {shlex.quote(str(self.folder))}"
         )
 
     @classmethod
@@ -466,7 +466,7 @@ def _old_flags(changed: Sequence[str], before: Mapping[str, Any]) -> str:
     if not all(name.startswith("distill.") and type(value) in (int, float) for name, value in numbers.items()):
         return ""
     flags = (f"--{name.replace('_', '-')} {value}" for name, value in numbers.items())
-    return f"go on with {' '.join(flags)}, "
+    return f"resume with {' '.join(flags)}, "
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

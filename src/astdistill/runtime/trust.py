@@ -147,8 +147,8 @@ def import_name(path: str) -> Any:
     except Exception as error:  # the code of the module may raise anything, also a SyntaxError
         kind = type(error).__name__
         raise InputError(
-            f"Cannot import '{path}', because its module raises {kind} ({in_one_line(error)}); mend it, or look at the "
-            f"whole error: python -c 'import {module}'"
+            f"Cannot import '{path}', because its module raises {kind} ({in_one_line(error)}); correct it, or see the "
+            f"whole traceback: python -c 'import {module}'"
         ) from error
     return found
 

@@ -94,7 +94,7 @@ def steps(run: RunReader) -> str:
     if reasons:
         text += f" ({'; '.join(sorted(reasons)[:2])})"
     if passed:
-        text += f", {passed:,} passed over by the method's threshold"
+        text += f", {passed:,} left out by the method's loss threshold"
     if run.learns_lr:
         rates = [float(line["lr"]) for line in run.metrics if line.get("lr") is not None] or [math.nan]
         first, last = rates[0], rates[-1]
@@ -290,7 +290,7 @@ def missing(run: RunReader) -> list[str]:
     if run.scores is not None:  # another evaluation replaces that of the run folder
         earlier.pop(run.dir.folder.name, None)
     if run.synthetic is None:
-        messages.append("The run has not ended: type its command again and it goes on from where it stopped.")
+        messages.append("The run has not ended: type its command again to resume it.")
     elif run.scores is None and not earlier:
         messages.append(f"Not evaluated yet; type: {run.command_for('evaluate')}")
     elif run.scores is not None and (run.entry is None or not any(run.entry.by_class)):
@@ -298,10 +298,10 @@ def missing(run: RunReader) -> list[str]:
     messages += earlier.values()
     if run.synthetic is not None and not run.metrics:
         messages.append(
-            "No log of the distillation lies beside the set; a run folder from astdistill run or distill has one."
+            "The set has no log of its distillation beside it; a run folder from astdistill run or distill has one."
         )
     if run.metrics and len(run.frames) < 2:
-        messages.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
+        messages.append("The run saved no intermediate images; a new one does, unless --distill.no-snapshots is given.")
     if run.step_refused:
         messages.append(run.step_refused)
     if run.metrics and run.has_experts and run.experts is None:
