@@ -302,6 +302,20 @@ def _machine_and_time(row: dict[str, Any]) -> str:
     return f"{machine['threads']} core{'s'[: machine['threads'] != 1]}, {hours:.0f} h"
 
 
+def held_out() -> str:
+    """What the settings of CIFAR-10 at one image per class do on held-out training images, from the same networks."""
+    found = result("held-out-cifar10-ipc1-epyc2-202611")["rows"]
+    steps = sorted({int(step) for row in found for step in row["validation"]} & {200, 400, 600, 800})
+    rows = []
+    for row in found:
+        values = row["validation"]
+        means = [f"{values[str(step)]:.1f}" if str(step) in values else "–" for step in steps]
+        last = spread(row["last"]["mean"], row["last"]["std"])
+        rows.append((f"{row['experts']}", f"< {row['max_start_epoch']}", f"{row['lr_img']:g}", *means, last))
+    head = "experts", "start epochs", "lr_img", *(f"after {step}" for step in steps), "last step"
+    return table(head, "r" * len(head), rows)
+
+
 def gpu() -> str:
     """One outer step on a graphics card, by the published double backward and by this package's estimators."""
     found, rows = result("gpu-h200-202611"), []
@@ -357,6 +371,7 @@ TABLES = {
     "cells": cells,
     "tune": tune,
     "tune-ten": tune_ten,
+    "held-out": held_out,
     "gpu": gpu,
     "digits": lambda: accuracies("digits-ipc1-cpu2-202611", ("random", "kmeans", "ast", "full")),
     "ten-classes": lambda: accuracies(

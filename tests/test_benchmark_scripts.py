@@ -20,6 +20,7 @@ import cifar100_ipc1
 import families
 import forking
 import gpu
+import held_out
 import house
 import imports
 import numpy as np
@@ -342,3 +343,25 @@ def test_a_finished_run_becomes_a_row_and_a_published_set(
     assert load(sets / "cifar10-ipc1-mtt.safetensors").provenance.keys() & {"arguments", "machine"} == set()
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     assert "| CIFAR-10, 1 | MTT | 2 × " in tables.cells()
+
+
+@pytest.mark.slow
+def test_runs_are_compared_on_held_out_images(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network by network, with the accuracies that the runs measured themselves."""
+    small = ("--model", "convnet-d1-w4", "--experts.count", "2", "--experts.store", str(tmp_path / "experts"))
+    small += ("--method.step.syn-steps", "2", "--data.validation", "0.25", "--distill.validate-every", "1")
+    small += ("--distill.validate-epochs", "3", *SMALL_RUN)
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, lr_img in zip(folders, ("1", "100"), strict=True):
+        words = ("--data", str(data), *small, "--distill.lr-img", lr_img, "--out", str(folder))
+        assert main(["distill", "cifar10-ipc1-mtt", *words]) == 0
+    result = tmp_path / "held-out-cifar10-ipc1-epyc2-202611.json"
+    run(held_out, monkeypatch, *folders, "--json", result)
+    rows = read(result)["rows"]
+    assert [row["lr_img"] for row in rows] == [1, 100]
+    assert "distill.lr_img" in rows[0]["changed"]
+    for row in rows:
+        assert (row["experts"], row["held_out_images"], row["last"]["n"]) == (2, 9, 2)
+        assert row["last"]["mean"] == pytest.approx(row["validation"][str(row["iterations"])], abs=0.05)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert "| 2 | < 2 | 100 | " in tables.held_out()
