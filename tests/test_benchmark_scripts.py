@@ -364,4 +364,4 @@ def test_runs_are_compared_on_held_out_images(data: Path, tmp_path: Path, monkey
         assert (row["experts"], row["held_out_images"], row["last"]["n"]) == (2, 9, 2)
         assert row["last"]["mean"] == pytest.approx(row["validation"][str(row["iterations"])], abs=0.05)
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert "| 2 | < 2 | 100 | " in tables.held_out()
+    assert "| 2 | < 2 | 100 |" in tables.held_out()
