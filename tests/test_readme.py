@@ -113,6 +113,7 @@ def test_every_table_of_figures_is_made_from_the_files_of_results() -> None:
     page = (script.parents[1] / "docs/results.md").read_text(encoding="utf-8")
     assert re.findall(r"<!-- table ([\w-]+): made", page) == [
         "cells",
+        "held-out",
         "gpu",
         "digits",
         "ten-classes",
