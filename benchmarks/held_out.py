@@ -17,15 +17,14 @@ from typing import Any
 
 from published_rows import changed, networks
 
+from astdistill.autodiff.dispatch import computing
 from astdistill.data.loading import load_dataset
 from astdistill.data.synthetic import load
-from astdistill.evaluation.protocol import MTT_PROTOCOL
-from astdistill.evaluation.runner import evaluate
+from astdistill.distillation.loop import validation_scores
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.presets import preset
 from astdistill.runtime.files import read_json, read_lines, write_json
 from astdistill.runtime.run_dir import RunDir
-from astdistill.runtime.seeds import derive
 
 
 def row(run: RunDir) -> dict[str, Any]:
@@ -35,15 +34,9 @@ def row(run: RunDir) -> dict[str, Any]:
     lines = list(read_lines(run.metrics))
     measured = {line["iteration"] + 1: line["validation"] for line in lines if "validation" in line}
     synthetic = load(run.folder / "last.safetensors")
-    recipe = MTT_PROTOCOL.replace(
-        epochs=settings.validate_epochs, released_count=False, augmentation=synthetic.augmentation
-    )
-    seed = derive(experiment.seed, "validate")
-    scores = evaluate(
-        synthetic, dataset, recipe=recipe, seeds=settings.validate_networks, seed=seed, split="validation"
-    )
-    last = networks(scores.architecture[synthetic.model])
-    if not math.isclose(last["mean"], measured[len(lines)], abs_tol=0.05):
+    with computing(experiment.engine, origin["machine"]["threads"]):
+        last = networks(validation_scores(synthetic, dataset, settings, experiment.seed))
+    if not math.isclose(last["mean"], measured[len(lines)], abs_tol=0.001):
         raise SystemExit(
             f"{run.folder} measured {measured[len(lines)]} % after its last step, and now {last['mean']} %"
         )

@@ -305,13 +305,14 @@ def _machine_and_time(row: dict[str, Any]) -> str:
 def held_out() -> str:
     """What the settings of CIFAR-10 at one image per class do on held-out training images, from the same networks."""
     found = result("held-out-cifar10-ipc1-epyc2-202611")["rows"]
-    steps = sorted({int(step) for row in found for step in row["validation"]} & {2, 200, 400, 600, 800})
+    steps = sorted({int(step) for row in found for step in row["validation"]} & {200, 400, 600})
     rows = []
     for row in found:
         values = row["validation"]
         means = [f"{values[str(step)]:.1f}" if str(step) in values else "–" for step in steps]
-        rows.append((f"{row['experts']}", f"< {row['max_start_epoch']}", f"{row['lr_img']:g}", *means))
-    head = "experts", "start epochs", "lr_img", *(f"after {step}" for step in steps)
+        last = spread(row["last"]["mean"], row["last"]["std"])
+        rows.append((f"{row['experts']}", f"< {row['max_start_epoch']}", f"{row['lr_img']:g}", *means, last))
+    head = "experts", "start epochs", "lr_img", *(f"after {step}" for step in steps), "last step"
     return table(head, "r" * len(head), rows)
 
 

@@ -257,7 +257,7 @@ def test_a_sweep_that_is_killed_is_resumed_and_adds_what_is_new(
     assert main(more) == 0
     said = capsys.readouterr().err
     assert "The plan adds 1 row: digits-ipc1-mtt-seed2." in said
-    assert "The plan drops (their folders stay) 2 rows: digits-ipc1-ast-seed0" in said
+    assert "The plan drops 2 rows, whose folders stay: digits-ipc1-ast-seed0" in said
 
 
 def test_rows_that_fail_are_lines_with_their_sentences(

@@ -122,7 +122,9 @@ def pets(folder: Path) -> None:
 
 
 def flowers(folder: Path) -> None:
+    """With the folder of segmented pictures, which have the same numbers."""
     pictures(folder / "jpg", {number: f"image_{number + 1:05d}.png" for number in NUMBERS})
+    pictures(folder / "segmim", {0 * number: f"segmim_{number + 1:05d}.png" for number in NUMBERS})
     ids = {"trnid": TRAIN, "valid": VALIDATION, "tstid": TEST}
     savemat(folder / "setid.mat", {name: np.array([[number + 1 for number in part]]) for name, part in ids.items()})
     savemat(folder / "imagelabels.mat", {"labels": np.array([[number % 3 + 1 for number in NUMBERS]])})

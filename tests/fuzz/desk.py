@@ -248,12 +248,12 @@ def _lists(desk: Path, files: Sequence[Path]) -> None:
     for name in ("listed", "birds", "flowers"):
         (desk / name / "images").mkdir(parents=True)
         for number, file in enumerate(files):
-            (desk / name / f"images/image_{number + 1}.png").write_bytes(file.read_bytes())
-    rows = [f"image_{number} {label}\n" for number, label in enumerate(LABELS.tolist(), 1)]
+            (desk / name / f"images/image_{number + 1:05d}.png").write_bytes(file.read_bytes())
+    rows = [f"image_{number:05d} {label}\n" for number, label in enumerate(LABELS.tolist(), 1)]
     (desk / "listed/train.txt").write_text("".join(rows[:8]))
     (desk / "listed/test.txt").write_text("".join(rows[8:]))
     texts = {
-        "images": (f"image_{number}.png" for number in range(1, len(files) + 1)),
+        "images": (f"image_{number:05d}.png" for number in range(1, len(files) + 1)),
         "image_class_labels": LABELS.tolist(),
         "train_test_split": (int(number < 8) for number in range(len(files))),
     }

@@ -368,8 +368,8 @@ class Levels:
         if factor < REFUSED_APART or self.opening.white_level is not None:
             return (f"one white level for both parts, though {' and '.join(reached)} (otherwise: store them alike)",)
         raise InputError(
-            f"Of the largest values {' and '.join(reached)}, so the {dim} would be {factor:.3g} times darker; store "
-            "both parts with the same value for white, or, if they have the same, give it with --data.white-level."
+            f"The largest values differ: {' and '.join(reached)}, so the {dim} would be {factor:.3g} times darker; "
+            "store both parts with the same value for white, or, if they have one, give it with --data.white-level."
         )
 
     def _brightness(self, part: str) -> float:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import overload
 
 import numpy as np
 
@@ -34,7 +35,6 @@ LOOKED_AT = 16
 """Number of lines used to find out whether a file is a list of pictures."""
 SEPARATOR = re.compile(r"[\s,;]+")
 NUMBER = re.compile(r"-?\d+")
-LAST_NUMBER = re.compile(r"(\d+)\D*$")
 FLOWERS = ("setid.mat", "imagelabels.mat")
 """Files of Oxford Flowers: the numbers of the pictures of each part, and the label of each number."""
 FLOWERS_PARTS = {"train": "trnid", "validation": "valid", "test": "tstid"}
@@ -114,6 +114,10 @@ def names_lists(folder: Path, parts: PartNames) -> bool:
     return any(name is not None and (folder / name).is_file() for name in parts)
 
 
+@overload
+def by_lists(folder: Path, listing: Listing, source: Source, parts: PartNames = UNNAMED) -> Source: ...
+@overload
+def by_lists(folder: Path, listing: Listing, source: None, parts: PartNames = UNNAMED) -> Source | None: ...
 def by_lists(folder: Path, listing: Listing, source: Source | None, parts: PartNames = UNNAMED) -> Source | None:
     """The pictures of a folder as the lists beside them divide and label them.
 
@@ -176,8 +180,9 @@ def _usable(divisions: Sequence[_Division], source: Source | None, classes: Clas
 
 def _is_labelled(division: _Division, source: Source | None, classes: Classes) -> bool:
     """Whether class folders or lists tell the classes. Labels in the lists count if all pictures are in one folder
-    which is no class: the only folder, or one with a name such as images beside another of masks."""
-    if division.in_several(classes):
+    which is no class: the only folder, or one with a name such as images beside another of masks. Labels in files of
+    their own always count."""
+    if division.in_several(classes) or (division.more_files and division.has_labels):
         return True
     folders = {place for _, _, place in source.places} if source else set[str]()
     inside = {place for place in folders if any(name.startswith(f"{place}/") for name in division.pictures)}
@@ -358,10 +363,7 @@ def _flowers(walked: Walked, index: _Pictures) -> Iterator[_Division]:
             f"{number:.15g}": part for part, name in FLOWERS_PARTS.items() for number in _numbers(arrays.get(name))
         }
         classes = {f"{number}": f"{label:.15g}" for number, label in enumerate(_numbers(labels), 1)}
-        pictures = dict[str, list[str]]()
-        for name in index.paths:
-            if match := LAST_NUMBER.search(PurePosixPath(name).stem):
-                pictures.setdefault(f"{int(match[1])}", []).append(name)
+        pictures = {number: index.matches(f"image_{number:0>5}", file) for number in parts}
         yield from _of_numbers(file, parts, classes, pictures, [file.with_name(FLOWERS[1])])
 
 

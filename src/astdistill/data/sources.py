@@ -446,20 +446,28 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
     choice = request.choice
     if choice.classes is not None:  # class names are folder names in printable form
         choice = replace(choice, classes=tuple(map(text_of, choice.classes)))
+    found = _files_or_tables(folder, choice, request, listing)
+    if isinstance(found, LabelTables):
+        return _from_label_tables(found, request, listing)
+    return _from_files(folder, found, replace(request, choice=choice), listing)
+
+
+def _files_or_tables(folder: Path, choice: ClassChoice, request: Request, listing: Listing) -> Source | LabelTables:
+    """The picture files of a folder by class folders and lists; by tables of labels if no folders tell the classes."""
     by_names = names_lists(folder, request.parts)
+    with_lists = by_names or request.parts == UNNAMED
     try:
         source = from_picture_folder(folder, choice, listing, UNNAMED if by_names else request.parts)
     except UnlabelledError:
-        tables = None if by_names else label_tables(folder, listing, *columns)
-        if tables is not None:
-            return _from_label_tables(tables, request, listing)
-        source = by_lists(folder, listing, None, request.parts if by_names else UNNAMED)
-        if source is None:
+        found: Source | LabelTables | None = None
+        if not by_names:
+            found = label_tables(folder, listing, request.image_column, request.label_column)
+        if found is None and with_lists:
+            found = by_lists(folder, listing, None, request.parts)
+        if found is None:
             raise
-    else:
-        if by_names or request.parts == UNNAMED:
-            source = by_lists(folder, listing, source, request.parts) or source
-    return _from_files(folder, source, replace(request, choice=choice), listing)
+        return found
+    return by_lists(folder, listing, source, request.parts) if with_lists else source
 
 
 def _from_files(folder: Path, source: Source, request: Request, listing: Listing) -> RawData:

@@ -12,6 +12,7 @@ from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
 from ..evaluation.protocol import MTT_PROTOCOL
 from ..evaluation.runner import evaluate
+from ..evaluation.scores import RowScores
 from ..experts.store import TrajectoryStore
 from ..methods.method import Method
 from ..methods.trajectory_matching import MTT
@@ -35,8 +36,12 @@ from .state import Counters, DistillState, Snapshot
 
 
 def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSettings, seed: int) -> float:
-    """Mean accuracy, in percent, on the validation split; with the same networks every time, so that sets are
-    comparable."""
+    """Mean accuracy, in percent, on the validation split."""
+    return validation_scores(synthetic, dataset, settings, seed).mean
+
+
+def validation_scores(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSettings, seed: int) -> RowScores:
+    """Accuracies on the validation split; with the same networks every time, so that sets are comparable."""
     # E passes and not E + 1: a resumed run keeps the validation that it started with.
     recipe = MTT_PROTOCOL.replace(
         epochs=settings.validate_epochs, released_count=False, augmentation=synthetic.augmentation
@@ -49,7 +54,7 @@ def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSetting
         seed=derive(seed, "validate"),
         split="validation",
     )
-    return scores.architecture[synthetic.model].mean
+    return scores.architecture[synthetic.model]
 
 
 def _load_best(run: Distillation) -> SyntheticSet:

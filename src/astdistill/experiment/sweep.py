@@ -201,10 +201,10 @@ def _print_changes(known_rows: Mapping[str, SweepRow], rows: Sequence[Row]) -> N
         [name for name in current if name not in known_rows],
         [name for name in known_rows if name not in current],
     )
-    for verb, names in (("adds", added), ("drops (their folders stay)", removed)):
+    for verb, names, note in (("adds", added, ""), ("drops", removed, ", whose folders stay")):
         if names:
             count = f"{len(names)} row" + "s" * (len(names) > 1)
-            tell(f"The plan {verb} {count}: {', '.join(names[:8])}{', …' * (len(names) > 8)}.")
+            tell(f"The plan {verb} {count}{note}: {', '.join(names[:8])}{', …' * (len(names) > 8)}.")
 
 
 def run_row(shared: tuple[Path, tuple[str, ...]], row: Row, progress: Bar) -> SweepRow:
