@@ -189,7 +189,7 @@ def test_damaged_lines_of_a_log_are_counted(tmp_path: Path, capsys: pytest.Captu
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"loss": 1}\n{"loss"\n[1]\n{"loss": 2}\n{"lo')
     assert read_lines(path) == [{"loss": 1}, {"loss": 2}]
-    assert "metrics.jsonl: 2 lines, the first of them 2, cannot be read and was left out" in capsys.readouterr().err
+    assert "metrics.jsonl: 2 lines, the first of them 2, cannot be read and was skipped" in capsys.readouterr().err
 
 
 def test_rows_are_checked_as_far_as_there_are_digests() -> None:

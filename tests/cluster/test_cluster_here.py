@@ -367,7 +367,7 @@ def test_the_doctor_names_every_node_and_what_is_wrong_with_it(
     assert bad[1][2].endswith("no module")
     assert bad[2][2].endswith("is not shared with node1")
     assert "would not compute the same bits: torch 1.0 (here" in bad[3][2]
-    assert "a lock of this process is not seen on node2: no" in bad[4][2]
+    assert "its locks are not shared with node2: no" in bad[4][2]
 
 
 TINY_WORDS = "--experts.count 2 --method.expert.epochs 2 --method.step.max-start-epoch 1 --method.step.expert-epochs 1 --model convnet-d1-w4 --data.per-class 4 --quiet"
