@@ -100,7 +100,8 @@ def test_a_cut_tensor_file_is_named(tmp_path: Path, size: int) -> None:
     save_tensors(path, {"a": torch.ones(100)}, {"note": 1})
     os.truncate(path, size % path.stat().st_size)
     with pytest.raises(
-        InputError, match=r"cut\.safetensors is not a whole safetensors file .*move it away and run the command that wrote it again"
+        InputError,
+        match=r"cut\.safetensors is not a whole safetensors file .*move it away and run the command that wrote it again",
     ):
         load_tensors(path)
 
