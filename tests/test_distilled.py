@@ -229,7 +229,7 @@ def test_items_are_images_with_numbers_or_distributions() -> None:
     assert torch.equal(items[-1][0], items[5][0])
     assert items.classes == synthetic.classes
     for number in (6, -7):
-        with pytest.raises(IndexError, match="Index -?[67] is out of range for 6 images"):
+        with pytest.raises(IndexError, match=r"Index -?[67] is out of range for 6 images"):
             items[number]
     target = soft().torch_dataset()[3][1]
     assert isinstance(target, Tensor)
