@@ -50,6 +50,19 @@ def test_text_and_cells_are_names_and_all_else_is_only_named(tmp_path: Path) -> 
     assert {name: read[name].size for name in ("cells", "s", "z")} == {"cells": 0, "s": 0, "z": 0}
 
 
+def test_fields_of_structures_are_arrays(tmp_path: Path) -> None:
+    """One number or one text in each structure; other fields are only named."""
+    kinds = [("path", object), ("class", object), ("box", object), ("inner", object)]
+    rows = [(f"{n}.jpg", np.uint8(n), np.arange(n + 1), {"a": n}) for n in range(3)]
+    savemat(tmp_path / "a.mat", {"rows": np.array(rows, dtype=kinds), "x": np.eye(2)}, do_compression=True)
+    read = read_mat(tmp_path / "a.mat")
+    assert [*read] == ["rows", "rows.path", "rows.class", "rows.box", "rows.inner", "x"]
+    assert read["rows.path"].tolist() == ["0.jpg", "1.jpg", "2.jpg"]
+    assert read["rows.class"].tolist() == [0, 1, 2]
+    assert read["rows"].size == read["rows.box"].size == read["rows.inner"].size == 0
+    assert read["x"].tolist() == np.eye(2).tolist()
+
+
 def test_the_other_byte_order(tmp_path: Path) -> None:
     """As MATLAB wrote on SPARC; made by hand."""
     values = np.array([[1, 2, 3], [4, 5, 6]], dtype=">i2")
@@ -77,7 +90,8 @@ def test_other_versions_are_named(tmp_path: Path) -> None:
 
 def test_damage_is_a_sentence_or_other_numbers(tmp_path: Path) -> None:
     path, draw, refused = tmp_path / "a.mat", random.Random(0), 0
-    savemat(path, {"images": HELD["images"], "classes": np.array(["cat", "dog"], dtype=object)})
+    rows = np.array([("a", 1), ("b", 2)], dtype=[("path", object), ("class", object)])
+    savemat(path, {"images": HELD["images"], "classes": np.array(["cat", "dog"], dtype=object), "rows": rows})
     whole = path.read_bytes()
     for _ in range(500):
         damaged = bytearray(whole)

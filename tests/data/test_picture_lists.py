@@ -140,7 +140,32 @@ def numbered_birds(folder: Path) -> None:
     write(folder / "images.txt", (f"{number + 1} all/{number:03d}.png" for number in NUMBERS))
 
 
+def cars(folder: Path) -> None:
+    """One folder of pictures and one file for both parts."""
+    pictures(folder / "car_ims", {number: f"{number + 1:06d}.png" for number in NUMBERS})
+    rows = [(f"car_ims/{i + 1:06d}.png", 5, i % 3 + 1, int(i in TEST)) for i in NUMBERS if i not in VALIDATION]
+    kinds = [(name, object) for name in ("relative_im_path", "bbox_x1", "class", "test")]
+    held = {"annotations": np.array([rows], dtype=kinds), "class_names": np.array([CLASSES], dtype=object)}
+    savemat(folder / "cars_annos.mat", held)
+
+
+def cars_of_parts(folder: Path) -> None:
+    """Pictures of both parts in folders of their own, with the same names."""
+    kinds = [(name, object) for name in ("bbox_x1", "class", "fname")]
+    files = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
+    (folder / "devkit").mkdir()
+    for part, chosen in {"train": TRAIN, "test": TEST}.items():
+        names = {number: f"{at:05d}.png" for at, number in enumerate(chosen, 1)}
+        pictures(folder / f"cars_{part}", names)
+        rows = np.array([[(5, number % 3 + 1, name) for number, name in names.items()]], dtype=kinds)
+        savemat(folder / files[part], {"annotations": rows})
+    savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array([CLASSES], dtype=object)})
+    unlabelled = np.array([[(5, "00001.png")]], dtype=[("bbox_x1", object), ("fname", object)])
+    savemat(folder / "devkit/cars_test_annos.mat", {"annotations": unlabelled})
+
+
 LABELS = {"pets": (pets, "123"), "flowers": (flowers, "123"), "numbered birds": (numbered_birds, CLASSES)}
+LABELS |= {"cars": (cars, CLASSES), "cars of parts": (cars_of_parts, CLASSES)}
 
 
 @pytest.mark.parametrize("layout", LABELS)

@@ -378,7 +378,8 @@ def _read_at_most(file: Any, count: int) -> bytes:
 
 
 def _mat_arrays(paths: Sequence[Path], name: str, location: str) -> NamedArrays:
-    """The variables of .mat files up to version 7, named by file and variable if there are several files.
+    """The variables of .mat files up to version 7, named by file and variable if there are several files. Fields of
+    structures are not among them.
 
     In SVHN, label 10 is the digit 0, and `extra` holds half a million further images, which are not read.
     """
@@ -388,7 +389,7 @@ def _mat_arrays(paths: Sequence[Path], name: str, location: str) -> NamedArrays:
     variables: dict[str, np.ndarray] = {}
     for path in used:
         prefix = f"{path.stem}/" * (len(used) > 1)
-        variables |= {f"{prefix}{key}": value for key, value in read_mat(path).items()}
+        variables |= {f"{prefix}{key}": value for key, value in read_mat(path).items() if "." not in key}
     arrays = NamedArrays(name, location, display_name, tuple(variables), variables.__getitem__)
     if not svhn:
         return arrays

@@ -1,5 +1,5 @@
-"""Reader for MATLAB files of versions 5 to 7, as specified by MathWorks (MAT-File Format, level 5): numbers, text, and
-cells of text.
+"""Reader for MATLAB files of versions 5 to 7, as specified by MathWorks (MAT-File Format, level 5): numbers, text,
+cells of text, and structures of these.
 
 Implemented here because the usual library crashes the process on some damaged files (SIGSEGV).
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,19 @@ MATRIX, COMPRESSED = 14, 15
 TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 """Types of numbers by the type of their element; numbers may be stored in a narrower type than they have in MATLAB."""
 TEXTS = {16: "utf-8", 17: "utf-16", 18: "utf-32"}
-CELL, CHAR, FIRST_NUMBER, LAST_NUMBER = 1, 4, 6, 15
-"""Classes of arrays; those in between are structures, objects and sparse arrays."""
+CELL, STRUCTURE, CHAR, FIRST_NUMBER, LAST_NUMBER = 1, 2, 4, 6, 15
+"""Classes of arrays; the others are objects, sparse arrays and functions."""
 COMPLEX = 0x0800
+NOTHING = np.empty(0, dtype=object)
+"""What stands for values that are not read."""
 DEEPEST = 20
 MOST_AXES = 32
 
 
 def read_mat(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays by name: numbers in their stored type, text and cells of text as text `[N]`, anything else as an
-    empty array of objects, so that its name is known.
+    empty array of objects, so that its name is known. Each field of N structures is an array of its own, under the
+    names of both (`annotations.class`), if it holds one number or one text in each: numbers or text `[N]`.
 
     Raises InputError for other versions, and if the file is truncated or damaged.
     """
@@ -58,7 +61,12 @@ def _variables(data: memoryview, order: str) -> Iterator[tuple[str, np.ndarray]]
         if kind == COMPRESSED:
             kind, content = _decompress(content, order)
         if kind == MATRIX:
-            yield _read_array(content, order, 0)
+            name, values = _read_array(content, order, 0)
+            if isinstance(values, dict):
+                yield name, NOTHING
+                yield from ((f"{name}.{field}", each) for field, each in values.items())
+            else:
+                yield name, values
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
@@ -91,8 +99,10 @@ def _decompress(data: memoryview, order: str) -> tuple[int, memoryview]:
     return kind, memoryview(body)
 
 
-def _read_array(data: memoryview, order: str, depth: int) -> tuple[str, np.ndarray]:
-    """Name and values of an array."""
+def _read_array(data: memoryview, order: str, depth: int) -> tuple[str, np.ndarray | dict[str, np.ndarray]]:
+    """Name and values of an array, of structures those of each field."""
+    if depth > DEEPEST:
+        raise ValueError("cells are nested too deeply")
     parts = _elements(data, order)
     flags, lengths, name = (_next_element(parts) for _ in range(3))
     (flag_bits,) = struct.unpack(f"{order}I", flags[1][:4])
@@ -104,9 +114,11 @@ def _read_array(data: memoryview, order: str, depth: int) -> tuple[str, np.ndarr
         return array_name, _read_text(*_next_element(parts), shape, order)
     if kind == CELL:
         return array_name, _read_cells(list(parts), shape, order, depth)
+    if kind == STRUCTURE:
+        return array_name, _read_structures(parts, math.prod(shape), order, depth)
     if FIRST_NUMBER <= kind <= LAST_NUMBER and not flag_bits & COMPLEX:
         return array_name, _read_numbers(*_next_element(parts), shape, order)
-    return array_name, np.empty(0, dtype=object)
+    return array_name, NOTHING
 
 
 def _next_element(parts: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview]:
@@ -138,11 +150,37 @@ def _read_text(kind: int, data: memoryview, shape: tuple[int, ...], order: str) 
 
 def _read_cells(parts: list[tuple[int, memoryview]], shape: tuple[int, ...], order: str, depth: int) -> np.ndarray:
     """Cells of one text each as an array of texts; an empty array of objects for any others."""
-    if depth > DEEPEST:
-        raise ValueError("cells are nested too deeply")
     if len(parts) != math.prod(shape):
         raise ValueError(f"cells of shape {shape} are {len(parts)}")
     values = [_read_array(data, order, depth + 1)[1] for kind, data in parts if kind == MATRIX]
-    if values and all(each.dtype.kind == "U" and each.size <= 1 for each in values):
-        return np.array(["".join(each.tolist()) for each in values])
-    return np.empty(0, dtype=object)
+    texts = _joined(values)
+    return texts if texts.dtype.kind == "U" else NOTHING
+
+
+def _read_structures(
+    parts: Iterator[tuple[int, memoryview]], count: int, order: str, depth: int
+) -> dict[str, np.ndarray]:
+    """The values of each field of `count` structures."""
+    (width,) = struct.unpack(f"{order}i", _next_element(parts)[1][:4])
+    text = bytes(_next_element(parts)[1])
+    if width < 1:
+        raise ValueError(f"the names of fields have {width} signs")
+    starts = range(0, len(text), width)
+    names = [text[at : at + width].split(b"\0")[0].decode("utf-8", errors="backslashreplace") for at in starts]
+    values = [_read_array(data, order, depth + 1)[1] if data else NOTHING for kind, data in parts if kind == MATRIX]
+    if len(values) != count * len(names):
+        raise ValueError(f"{count} structures of {len(names)} fields have {len(values)} values")
+    return {name: _joined(values[at :: len(names)]) for at, name in enumerate(names)}
+
+
+def _joined(values: Sequence[np.ndarray | dict[str, np.ndarray]]) -> np.ndarray:
+    """One text, or one number, of each as an array; an empty array of objects for any others."""
+    arrays = [each for each in values if not isinstance(each, dict)]
+    kinds = {each.dtype.kind for each in arrays}
+    if not arrays or len(arrays) != len(values):
+        return NOTHING
+    if kinds == {"U"} and all(each.size <= 1 for each in arrays):
+        return np.array(["".join(each.tolist()) for each in arrays])
+    if kinds <= {*"iuf"} and all(each.size == 1 for each in arrays):
+        return np.concatenate([each.ravel() for each in arrays])
+    return NOTHING

@@ -2,13 +2,14 @@
 the labels of pictures that no class folders tell apart.
 
 Text files with one picture a line (Food-101, DTD, MIT Indoor-67, SUN397, FGVC-Aircraft, Oxford-IIIT Pet), `.mat` files
-(Stanford Dogs, Oxford Flowers), and the numbered files of CUB-200-2011 and NABirds.
+(Stanford Dogs, Oxford Flowers, Stanford Cars), and the numbered files of CUB-200-2011 and NABirds.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import overload
@@ -22,7 +23,7 @@ from .decoding import PARTS
 from .image_folders import source_of_files
 from .layouts import UNNAMED, PartNames
 from .listing import NAMED, PICTURED, WNID, Listing, Walked, some, text_of
-from .mat_files import read_mat
+from .mat_files import NOTHING, read_mat
 from .picture_names import PictureIndex
 from .splits import other_words, split_of
 
@@ -38,6 +39,13 @@ NUMBER = re.compile(r"-?\d+")
 FLOWERS = ("setid.mat", "imagelabels.mat")
 """Files of Oxford Flowers: the numbers of the pictures of each part, and the label of each number."""
 FLOWERS_PARTS = {"train": "trnid", "validation": "valid", "test": "tstid"}
+CARS, CARS_NAMES = "cars_annos.mat", "cars_meta.mat"
+"""Files of Stanford Cars: the pictures of both parts with their classes, and the names of the classes."""
+CARS_PARTS = (
+    {"train": CARS, "test": CARS},
+    {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"},
+)
+"""The files with the pictures of the parts, in both forms in which Stanford Cars is distributed."""
 NUMBERED = ("images.txt", "train_test_split.txt")
 """Files of CUB-200-2011 and NABirds: the number of each picture, and whether it is for training."""
 NUMBERED_LABELS = ("image_class_labels.txt", "classes.txt")
@@ -248,7 +256,7 @@ def _named(folder: Path, parts: PartNames, index: _Pictures, classes: Classes) -
 
 def _divisions(walked: Walked, index: _Pictures) -> list[_Division]:
     """All divisions that lists tell, by their formats."""
-    return [*_numbered(walked, index), *_flowers(walked, index)] or [*_by_name(walked, index)]
+    return [*_numbered(walked, index), *_flowers(walked, index), *_cars(walked, index)] or [*_by_name(walked, index)]
 
 
 def _by_name(walked: Walked, index: _Pictures) -> Iterator[_Division]:
@@ -365,6 +373,42 @@ def _flowers(walked: Walked, index: _Pictures) -> Iterator[_Division]:
         classes = {f"{number}": f"{label:.15g}" for number, label in enumerate(_numbers(labels), 1)}
         pictures = {number: index.matches(f"image_{number:0>5}", file) for number in parts}
         yield from _of_numbers(file, parts, classes, pictures, [file.with_name(FLOWERS[1])])
+
+
+def _cars(walked: Walked, index: _Pictures) -> Iterator[_Division]:
+    """Stanford Cars: structures with the path of each picture, its class and its part, or one file for each part."""
+    files = {path.name: path for path in walked.others}
+    for of_part in CARS_PARTS:
+        if files.keys() >= {*of_part.values()}:
+            lists = {part: _List(files[name]) for part, name in of_part.items()}
+            names_file = files.get(CARS_NAMES, lists["train"].file)
+            with suppress(InputError):
+                _add_cars(lists, names_file, index)
+            if all(each.labels for each in lists.values()):
+                yield _Division(lists, (names_file,))
+
+
+def _add_cars(lists: Mapping[str, _List], names_file: Path, index: _Pictures) -> None:
+    names = read_mat(names_file).get("class_names", NOTHING).tolist()
+    for part, found in lists.items():
+        for path, label in _rows_of_cars(found.file, part):
+            pictures = index.matches(path, found.file)
+            if len(pictures) == 1:
+                known = 1 <= label <= len(names)
+                found.labels[pictures[0]] = names[int(label) - 1] if known else f"{label:.15g}"
+            else:
+                found.unclear.append(path)
+
+
+def _rows_of_cars(file: Path, part: str) -> list[tuple[str, float]]:
+    """Path and class of each picture of a part; of all pictures in a file that does not tell the parts."""
+    fields = read_mat(file)
+    paths = fields.get("annotations.relative_im_path", fields.get("annotations.fname", NOTHING)).tolist()
+    labels = _numbers(fields.get("annotations.class"))
+    flags = _numbers(fields.get("annotations.test")) or [part == "test"] * len(paths)
+    if not len(paths) == len(labels) == len(flags):
+        return []
+    return [(path, label) for path, label, flag in zip(paths, labels, flags, strict=True) if flag == (part == "test")]
 
 
 def _files_beside(walked: Walked, name: str, other: str) -> list[Path]:
