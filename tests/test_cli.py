@@ -381,6 +381,20 @@ def test_presets_show_times_when_asked(capsys: pytest.CaptureFixture[str], monke
     assert all(stage["seconds"] > 0 for stage in stages)
 
 
+def test_presets_of_methods_without_experts_have_no_time_of_experts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Speed, "_measured", lambda self, step: 1.0)
+    assert exit_code("presets", "cifar10-ipc1-dm", "cifar10-ipc1-mtt", "--time", "--quiet") == 2
+    capsys.readouterr()
+    assert exit_code("presets", "cifar10-ipc1-dm", "--time", "--quiet") == 0
+    shown = capsys.readouterr().out
+    (row,) = [line for line in shown.splitlines() if "cifar10-ipc1-dm" in line]
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[5] == "–"
+    assert "–" not in cells[6:]
+
+
 def test_presets_cut_no_figure_on_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,11 @@ def test_markdown_has_as_many_cells_in_every_line_whatever_stands_in_them() -> N
     assert shown.endswith("Protocol MTT: 1000 epochs.\n\n[1] MTT (arXiv 2203.11932) & others\n")
 
 
+def test_a_row_of_another_length_than_the_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="A row has 1 cells"):
+        Tabulation((Column("run"), Column("final")), (("a", "1"), ("b",)), "")
+
+
 def test_latex_escapes_every_sign_once() -> None:
     assert escaped(r"a_b & 5% #1 {x} $y^~\ ±") == (
         r"a\_b \& 5\% \#1 \{x\} \$y\textasciicircum{}\textasciitilde{}\textbackslash{} $\pm$"

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     Costed = list[tuple[Experiment, Estimate]]
 
+TIMED_STAGES = "experts", "distil", "evaluate"
+"""Columns of times, one for each stage of a run."""
+
 
 class Presets(Record):
     """List the presets, which are benchmark settings: published figures, and multiply-adds, memory and disk of a run;
@@ -90,7 +93,7 @@ def _table(costs: Costed, speed: Speed | None, device: str) -> Tabulation:
 
     times = ()
     if speed is not None:
-        times = ("experts", "distil", "evaluate")
+        times = TIMED_STAGES
     columns = [Column("preset", left_aligned=True, no_wrap=True)]
     columns += [Column(name) for name in ("T/M/t", "%", "peer", "work", *times, "memory", "disk")]
     rows = []
@@ -99,6 +102,8 @@ def _table(costs: Costed, speed: Speed | None, device: str) -> Tabulation:
         times_of_stages = []
         if speed is not None:
             times_of_stages = [duration(stage.seconds) for stage in cost.stages]
+            # a method without experts has the later stages only
+            times_of_stages[:0] = [ABSENT] * (len(TIMED_STAGES) - len(cost.stages))
         counts = operations(total.work), *times_of_stages, size(total.memory), size(total.disk)
         figures = (
             str(figure or ABSENT) for figure in (experiment.published.accuracy, experiment.published.peer.accuracy)

@@ -99,6 +99,13 @@ class Tabulation:
     title: str = ""
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a row with more or fewer cells than there are columns."""
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                names = ", ".join(column.name for column in self.columns)
+                raise ValueError(f"A row has {len(row)} cells, {row}, for {len(self.columns)} columns: {names}.")
+
     @property
     def below(self) -> list[str]:
         """The caption and the numbered notes, one line each."""
