@@ -8,6 +8,7 @@ import shutil
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from desk import RUN, contents
 from safetensors.torch import save_file
 
 from astdistill.cli.main import main
+from astdistill.cli.table_folder import TableFolder, TableRequest, choose_folder
 from astdistill.data.synthetic import load
+from astdistill.evaluation.protocol import MTT_PROTOCOL, PROTOCOLS
+from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.report.current_scores import outdated
 from astdistill.report.run import read_run
 from astdistill.runtime.files import stated_digests
@@ -173,6 +177,58 @@ def test_a_table_in_a_folder_that_was_named_is_kept(capsys: pytest.CaptureFixtur
     assert {path: kept for path, kept in contents().items() if path.parts[0] == "table"} == {
         path: kept for path, kept in before.items() if path.parts[0] == "table"
     }
+
+
+@pytest.mark.parametrize(
+    "other", [("--protocol", "dc"), ("--epochs", "2"), ("--lr", "0.5"), ("--lr", "search")], ids=" ".join
+)
+def test_a_table_of_another_protocol_is_neither_shown_nor_replaced(
+    other: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*EVALUATE, "--networks", "1", "--baselines", "random", "--out", "table")
+    assert main(words) == 0
+    before = Path("table/scores.json").read_bytes()
+    capsys.readouterr()
+    assert main((*words, *other)) == 2
+    message = capsys.readouterr().err
+    assert (
+        "--out table holds a table of 1 network a row (convnet-d1-w4, with the baselines random) (Protocol" in message
+    )
+    assert "which this one would replace; name a new folder, for example --out table-2" in message
+    assert Path("table/scores.json").read_bytes() == before
+
+
+def row(networks: int) -> RowScores:
+    return RowScores(final=(1.0,) * networks, mean=1.0, std=None, n=networks)
+
+
+SCORES = Scores(recipe=MTT_PROTOCOL, architecture={"convnet-d3": row(2)}, baselines={"random": row(2)}, seed=0)
+REQUEST = TableRequest(2, ("convnet-d3",), ("random",), 0, None, 1.0, MTT_PROTOCOL, searched=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    {
+        "the same": ({}, "table"),
+        "more networks": ({"networks": 3}, "table"),
+        "a row less": ({"baselines": ()}, "kept"),
+        "epochs": ({"recipe": MTT_PROTOCOL.replace(epochs=10)}, "table-2-networks-random"),
+        "protocol": ({"recipe": PROTOCOLS["dc"], "baselines": ()}, "table-2-networks-no-baselines"),
+        "rate": ({"recipe": MTT_PROTOCOL.replace(lr=0.5)}, "table-2-networks-random"),
+        "searched": ({"searched": True}, "table-2-networks-random"),
+        "seed": ({"seed": 1}, "table-2-networks-random"),
+        "networks of a protocol": ({"recipe": MTT_PROTOCOL.replace(networks=8), "baselines": ()}, "kept"),
+        "full data unasked": ({"recipe": MTT_PROTOCOL.replace(full_epochs=8), "baselines": ()}, "kept"),
+    }.values(),
+)
+def test_where_a_table_goes(changes: dict[str, Any], place: str, tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    SCORES.write(RunDir(folder).scores)
+    chosen = choose_folder(folder, False, replace(REQUEST, **changes), [])
+    if place == "kept":
+        assert chosen == TableFolder(folder, SCORES)
+    else:
+        assert chosen == TableFolder(tmp_path / place)
 
 
 def test_settings_replace_settings_alone(capsys: pytest.CaptureFixture[str]) -> None:

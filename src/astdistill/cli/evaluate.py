@@ -308,8 +308,16 @@ def _print_device(options: Evaluate, dataset: Dataset, student: str) -> None:
 def _find_place(options: Evaluate, recipe: EvalRecipe, networks: int, synthetic: SyntheticSet) -> TableFolder:
     """The folder of the scores, and its table if that has everything requested already."""
     models = architectures(options.architectures, synthetic.model, synthetic.shape)
+    resolved = recipe.augmented(synthetic.augmentation).for_set(synthetic.ipc, len(synthetic.classes))
     request = TableRequest(
-        networks, tuple(models), options.baselines, options.seed, recipe.epochs_on_full_data, options.temperature
+        networks=networks,
+        models=tuple(models),
+        baselines=options.baselines,
+        seed=options.seed,
+        full_epochs=recipe.epochs_on_full_data,
+        temperature=options.temperature,
+        recipe=resolved,
+        searched=options.lr == "search",
     )
     sets = [options.path]
     if options.path.is_dir():

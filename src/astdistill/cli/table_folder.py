@@ -7,9 +7,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..evaluation.protocol import EvalRecipe
 from ..evaluation.rows import TAUGHT
-from ..evaluation.scores import RowScores, Scores
+from ..evaluation.scores import RowScores, Scores, protocol_text
 from ..report.current_scores import outdated
 from ..report.run import MARKS
 from ..report.sweep import Sweep
@@ -24,8 +26,9 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class TableRequest:
-    """What an evaluation requests: networks per row, architectures, baselines, the random seed, and the values that
-    single baselines depend on."""
+    """What an evaluation requests: networks per row, architectures, baselines, the random seed, the values that single
+    baselines depend on, the recipe as it applies to the set (`rows.settled`), and whether held-out images choose the
+    learning rate of the set."""
 
     networks: int
     models: tuple[str, ...]
@@ -33,6 +36,8 @@ class TableRequest:
     seed: int
     full_epochs: int | None
     temperature: float
+    recipe: EvalRecipe
+    searched: bool
 
     @property
     def name_parts(self) -> list[str]:
@@ -108,9 +113,12 @@ def choose_folder(folder: Path, named: bool, request: TableRequest, sets: Sequen
     if comparable and requested <= rows.keys() and all(row.n >= request.networks for row in rows.values()):
         return TableFolder(folder, existing)
     if named:
+        protocol = ""
+        if not _same_protocol(existing, request):
+            protocol = f" ({protocol_text(existing.recipe, existing.split, bool(existing.rates))})"
         raise InputError(
-            f"--out {folder} holds a table of {table_text(existing)}, which this one would replace; name a new folder, "
-            f"for example --out {folder}-2"
+            f"--out {folder} holds a table of {table_text(existing)}{protocol}, which this one would replace; name a "
+            f"new folder, for example --out {folder}-2"
         )
     return TableFolder(folder.with_name("-".join([folder.name, *request.name_parts])))
 
@@ -134,14 +142,23 @@ def _rows(scores: Scores) -> dict[str, RowScores]:
 
 
 def _comparable(existing: Scores, run: RunDir, request: TableRequest) -> bool:
-    """Whether the table has the networks that would be trained again: the same seed, as far as it is known, and
-    baselines with the same epochs and temperature."""
+    """Whether the table has the networks that would be trained again: the same protocol, the same seed, as far as it is
+    known, and baselines with the same epochs and temperature."""
+    if not _same_protocol(existing, request):
+        return False
     shared = set(request.baselines) & _rows(existing).keys()
     if "full" in shared and existing.recipe.epochs_on_full_data != request.full_epochs:
         return False
     if TAUGHT in shared and existing.taught is not None and existing.taught.teacher.temperature != request.temperature:
         return False
     return _seeds(existing, run) <= {request.seed}
+
+
+def _same_protocol(existing: Scores, request: TableRequest) -> bool:
+    """Whether the rows were measured as requested. The number of networks and the epochs on full data are compared
+    elsewhere, because not every row depends on them."""
+    elsewhere: dict[str, Any] = {"networks": request.recipe.networks, "full_epochs": request.recipe.full_epochs}
+    return existing.recipe.replace(**elsewhere) == request.recipe and bool(existing.rates) == request.searched
 
 
 def _seeds(scores: Scores, run: RunDir) -> set[int]:
