@@ -59,6 +59,10 @@ def test_scores_of_a_shorter_run_are_not_those_of_the_longer_one(capsys: pytest.
     assert main(("export", "made", "--format", "huggingface", "--out", "card2")) == 0
     figure = json.loads(Path("made/evaluation-mtt-1-epochs/scores.json").read_text())["architecture"]
     assert json.loads(Path("card2/scores.json").read_text())["architecture"] == figure
+    Path("made/scores.json").rename("earlier.json")
+    assert main(("export", "made", "--format", "huggingface", "--out", "card3")) == 0
+    assert json.loads(Path("card3/scores.json").read_text())["architecture"] == figure
+    Path("earlier.json").rename("made/scores.json")
     assert main(LONGER) == 0
     assert not outdated(RunDir("made"), [Path("made/synthetic.safetensors")])
 

@@ -191,12 +191,14 @@ def export(options: Export) -> None:
 
 
 def _scores(path: Path, run: RunDir) -> Scores | None:
-    """The scores of the set in the run's folder, which belong to the run's result and to no other file there. Scores of
-    an earlier set are left out with a warning."""
-    if path not in (run.folder, run.synthetic) or not run.scores.is_file():
+    """The scores of the set in the run's folder or in one of its evaluation folders, which belong to the run's result
+    and to no other file there. Scores of an earlier set are left out with a warning."""
+    if path not in (run.folder, run.synthetic):
         return None
     if (evaluation := current_evaluation(run)) is not None:
         return Scores.read(evaluation.scores)
+    if not run.scores.is_file():
+        return None
     evaluate_command = shlex.join(["astdistill", "evaluate", str(run.folder)])
     warn(f"{outdated_message(run.folder, evaluate_command)}, and export to a new --out; this export has no scores.")
     return None
