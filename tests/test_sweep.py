@@ -99,10 +99,35 @@ def test_experts_are_shared_by_rows_of_one_recipe_and_seed() -> None:
         (["digits-ipc1", "--methods", "mtt,nothing"], "There is no method 'nothing'"),
         (
             ["digits-ipc1", "--set", "distill.lr_im=3"],
-            "There is no setting 'distill.lr_im'. Did you mean 'distill.lr_img'",
+            "There is no setting 'distill.lr_im' for --set. Did you mean 'distill.lr_img'",
         ),
         (["digits-ipc1", "--set", "distill=3"], "There is no setting 'distill'"),
-        (["digits-ipc1", "--set", "distill.lr_img=3,many"], "distill.lr_img cannot be 'many'"),
+        (["digits-ipc1", "--set", "distill.lr_img=3,many"], "--set distill.lr_img cannot be 'many'; give a number."),
+        (["digits-ipc1", "--set", "distill.iterations=1.5"], "--set distill.iterations cannot be '1.5'; give a whole"),
+        (["digits-ipc1", "--set", "method.expert=3"], "There is no setting 'method.expert' for --set."),
+        (["digits-ipc1", "--set", "ipc=1", "--set", "ipc=2"], "--set names 'ipc' twice; name it once."),
+        (
+            ["digits-ipc1", "--set", "distill.inner_steps=1", "method.step.syn-steps=2"],
+            "distill.inner_steps and method.step.syn-steps are names of one setting; leave out distill.inner_steps.",
+        ),
+        (
+            ["digits-ipc1", "--set", "method.step.inner_steps=1", "method.step.syn_steps=2"],
+            "method.step.inner_steps and method.step.syn_steps are names of one setting",
+        ),
+        (
+            ["digits-ipc1", "--methods", "mtt,dm", "--set", "method.expert.lr=0.1,0.2"],
+            "The method dm has no setting 'method.expert.lr'; sweep it with mtt alone: "
+            "astdistill sweep digits-ipc1 --methods mtt --set method.expert.lr=0.1,0.2",
+        ),
+        (
+            ["digits-ipc1", "cifar10-ipc1-dm", "--set", "method.expert.lr=0.1"],
+            "sweep it with ast alone: astdistill sweep digits-ipc1 --set method.expert.lr=0.1",
+        ),
+        (
+            ["digits-ipc1", "--methods", "dm", "--set", "method.expert.lr=0.1"],
+            "The method dm has no setting 'method.expert.lr'; leave out --set method.expert.lr, or choose a method "
+            "that has it: --methods ",
+        ),
         (["digits-ipc1", "--set", "ipc"], "--set ipc says no value"),
         (["digits-ipc1", "--set", "ipc=1,1"], "Two rows of the sweep would be"),
         (["digits-ipc1", "--seeds", "0"], "--seeds"),
@@ -289,7 +314,10 @@ def test_rows_that_fail_are_lines_with_their_sentences(
         raise KeyError("odd")
 
     monkeypatch.setattr(sweeps, "run_experiment", odd)
-    assert main([*words, "--set", "distill.iterations=3"]) == 1
+    words = [
+        word.replace(f"distill.iterations={SETTINGS['distill.iterations']}", "distill.iterations=3") for word in words
+    ]
+    assert main(words) == 1
     found = Sweep.read(Path("s"))
     assert found is not None
     (first, *_) = found.rows

@@ -81,8 +81,16 @@ def sweep_notes(rows: Sequence[Row], settings: Iterable[str]) -> tuple[str, ...]
         rows: The rows of the sweep.
         settings: The names of the settings, as typed.
     """
-    by_name = {setting_path(name): (f"--set {name}", "") for name in settings}
-    notes = (note for row in rows for note in typed_notes(row.experiment, by_name, preset(row.preset)))
+    names = list(settings)
+    notes = (
+        note
+        for row in rows
+        for note in typed_notes(
+            row.experiment,
+            {setting_path(name, row.experiment): (f"--set {name}", "") for name in names},
+            preset(row.preset),
+        )
+    )
     return tuple(dict.fromkeys(notes))
 
 

@@ -81,7 +81,7 @@ def sweep(options: SweepChanges) -> int:
     bases = [_base_experiment(options, name) for name in names]
     methods = [method for group in options.methods for method in group.split(",") if method]
     check_once("--methods", methods)
-    settings = dict(map(_parse_setting, options.settings))
+    settings = _parse_settings(options.settings)
     rows = table(bases, methods, options.seeds, settings)
     for note in sweep_notes(rows, settings):
         warn(note)
@@ -106,6 +106,13 @@ def _base_experiment(options: SweepChanges, name: str) -> Experiment:
     base = base.replace(**{name: value for name, value in overrides.items() if value is not None})
     check_device(base.device)
     return base
+
+
+def _parse_settings(texts: Sequence[str]) -> dict[str, list[str | None]]:
+    """The settings of all --set by name. Raises InputError for one that is given twice: only the last would be run."""
+    parsed = list(map(_parse_setting, texts))
+    check_once("--set", [name for name, _ in parsed])
+    return dict(parsed)
 
 
 def _parse_setting(text: str) -> tuple[str, list[str | None]]:

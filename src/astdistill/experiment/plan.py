@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from ..methods.method import PARTS
+from ..methods.registry import methods as all_methods
 from ..report.sweep import SweepRow
 from ..runtime.config import Record, renamed_fields
 from ..runtime.errors import InputError, refused, unknown
-from ..runtime.run_dir import flat
-from .config import MOVED, Experiment, ExpertSettings, expert_epochs
+from .config import MOVED, Experiment, ExpertSettings, expert_epochs, value_of, with_value
 from .presets import with_method
 
 NONE = "none of the six"
@@ -118,6 +119,7 @@ def table(
     duplicate = next((name for number, name in enumerate(methods) if name in methods[:number]), None)
     if duplicate is not None:
         raise InputError(f"The method {duplicate} was named twice; name each method once.")
+    _check_settings(bases, methods, settings or {})
     rows = list[Row]()
     for number, base in itertools.product(range(seeds), bases):
         names = list(methods) or [base.method.name]
@@ -149,36 +151,105 @@ def _combinations(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
         yield ", ".join(labels), chosen
 
 
-def setting_path(name: str) -> str:
+def setting_path(name: str, experiment: Experiment) -> str:
     """The dotted name of a setting today, given its typed name, which may be one of an earlier version."""
-    return MOVED.get(name.replace("-", "_"), name.replace("-", "_"))
+    path, names = name.replace("-", "_"), list[str]()
+    record: Any = experiment
+    for part in MOVED.get(path, path).split("."):
+        names.append(renamed_fields(type(record)).get(part, part))
+        record = getattr(record, names[-1], None)
+    return ".".join(names)
+
+
+def setting_names(record: Record, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all settings in a record. A record that is None, as the experts of a method without
+    any, has none."""
+    for name, info in type(record).model_fields.items():
+        value = getattr(record, name)
+        if isinstance(value, Record):
+            yield from setting_names(value, f"{prefix}{name}.")
+        elif not _holds_record(info.annotation):
+            yield prefix + name
+
+
+def _holds_record(annotation: Any) -> bool:
+    """Whether a type is a class of records, or may be one, as in `Record | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return True
+    return any(map(_holds_record, get_args(annotation)))
 
 
 def with_settings(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
     """The experiment with settings changed by their dotted names; names of earlier versions are accepted. Raises
     InputError for unknown names and for invalid values."""
     for name, value in changes.items():
-        path = setting_path(name)
+        path = setting_path(name, experiment)
+        if path not in setting_names(experiment):
+            raise _unknown_setting(name, path, experiment)
+        if isinstance(value, str) and isinstance(value_of(experiment, path), tuple):
+            value = tuple(filter(None, value.split("+")))
         try:
-            experiment = _with_setting(experiment, path.split("."), value, path, experiment)
+            experiment = with_value(experiment, path, value)
         except ValidationError as error:
-            raise refused(error, path.rpartition(".")[0]) from error
+            raise _refused_value(error, path) from error
         if path in COUNTED:
             experiment.evaluation.recipe.check_epochs(f"{path}={value}")
     return experiment
 
 
-def _with_setting(record: Any, path: Sequence[str], value: Any, name: str, experiment: Experiment) -> Any:
-    field = renamed_fields(type(record)).get(path[0], path[0])
-    current = getattr(record, field, None)
-    is_setting = field in type(record).model_fields and isinstance(current, Record) == (len(path) > 1)
-    if not is_setting:
-        raise unknown("setting", name, flat(experiment.to_json()), "astdistill run PRESET --help-all")
-    if len(path) > 1:
-        value = _with_setting(current, path[1:], value, name, experiment)
-    elif isinstance(current, tuple) and isinstance(value, str):
-        value = tuple(filter(None, value.split("+")))
-    return record.replace(**{field: value})
+def _refused_value(error: ValidationError, path: str) -> InputError:
+    """The error for a value that a setting does not accept. One that a record raised itself names its flags."""
+    message = str(refused(error, path.rpartition(".")[0]))
+    if message.startswith(path):
+        message = f"--set {message}"
+    return InputError(message)
+
+
+def _unknown_setting(name: str, path: str, experiment: Experiment) -> InputError:
+    """The error for a name that is no setting of the experiment: of no experiment, or of those by other methods."""
+    having = [each for each in all_methods() if path in setting_names(with_method(experiment, each))]
+    if having:
+        return InputError(
+            f"The method {experiment.method.name} has no setting '{path}'; leave out --set {name}, or choose a method "
+            f"that has it: --methods {having[0]}"
+        )
+    names = [each for each in setting_names(experiment) if each != "name" and not each.startswith("published.")]
+    return unknown("setting", path, names, "astdistill run PRESET --help-all", context="for --set")
+
+
+def _check_settings(bases: Sequence[Experiment], names: Sequence[str], settings: Settings) -> None:
+    """Raise InputError for a setting that is given under two names, and for one that only some of the methods have."""
+    runs = [(base.name, with_method(base, name)) for base in bases for name in names or [base.method.name]]
+    for experiment in [each for _, each in runs[:1]]:
+        paths = [setting_path(each, experiment) for each in settings]
+        duplicates = [each for each, path in zip(settings, paths, strict=True) if paths.count(path) > 1]
+        if duplicates:
+            raise InputError(f"{' and '.join(duplicates[:2])} are names of one setting; leave out {duplicates[0]}.")
+    for setting, values in settings.items():
+        having = [run for run in runs if setting_path(setting, run[1]) in setting_names(run[1])]
+        lacking = [run for run in runs if run not in having]
+        if having and lacking:
+            raise _partial_setting(setting, values, having, lacking, bool(names))
+
+
+def _partial_setting(
+    setting: str,
+    values: Sequence[Any],
+    having: Sequence[tuple[str, Experiment]],
+    lacking: Sequence[tuple[str, Experiment]],
+    by_method: bool,
+) -> InputError:
+    """The error for a setting that only some runs have, with the command of these alone."""
+    without, kept = ([each.method.name for _, each in runs] for runs in (lacking, having))
+    kept = [name for name in dict.fromkeys(kept) if name not in without]
+    command = ["astdistill", "sweep", *dict.fromkeys(name for name, _ in having)]
+    if by_method:
+        command += ["--methods", ",".join(kept)]
+    command += ["--set", f"{setting}={','.join(map(str, values))}"]
+    return InputError(
+        f"The method {without[0]} has no setting '{setting_path(setting, having[0][1])}'; sweep it with "
+        f"{' and '.join(kept)} alone: {shlex.join(command)}"
+    )
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,13 @@ ALLOWED = {
     "less_than": "choose a number below {lt:g}",
     "finite_number": "choose a finite number",
     "literal_error": "choose {expected}",
+    "float_parsing": "give a number",
+    "float_type": "give a number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "int_type": "give a whole number",
+    "bool_parsing": "give true or false",
+    "bool_type": "give true or false",
     "extra_forbidden": "there is no setting of that name",
 }
 """Messages for values that pydantic refuses, by its error type; other errors keep the message of pydantic."""
