@@ -17,6 +17,7 @@ import torch
 from problems import exit_code
 
 from astdistill.cli.options import parse
+from astdistill.cli.tune import _free_folder
 from astdistill.distillation import run as running
 from astdistill.distillation.settings import check_settings
 from astdistill.evaluation import rows
@@ -86,6 +87,11 @@ def test_a_search_ends_with_flags_a_page_and_a_config_that_run_reads(capsys: pyt
     assert experiment.data.validation == 0
     assert experiment.distill.iterations == preset("digits-ipc1").distill.iterations
     assert request.out == Path("runs/digits-ipc1")
+    assert tuned.command == "astdistill run --config t/tuned.yaml --out runs/digits-ipc1-tuned"
+    assert f"Next:      {tuned.command}\n" in shown
+    assert tuned.command in page
+    Path("runs/digits-ipc1-tuned").mkdir(parents=True)
+    assert _free_folder("digits-ipc1") == Path("runs/digits-ipc1-tuned-2")
     # The flags say the same as the file.
     words = ["digits-ipc1", *tuned.flags.split()]
     assert parse("run", words).experiment.distill == experiment.distill.replace(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -90,13 +92,21 @@ def _show(request: Request, tuning: Tuning) -> None:
     winner = tuning.winner
     assert winner is not None, "a search without one raises"
     save_config(config, _run_flags(request.typed), getattr(request.changes, "preset", ""), whole_counts(winner.values))
-    tuning = tuning.replace(command=shlex.join(["astdistill", "run", "--config", str(config)]))
+    run_command = ["astdistill", "run", "--config", str(config), "--out", str(_free_folder(request.experiment.name))]
+    tuning = tuning.replace(command=shlex.join(run_command))
     tuning.save(out)
     page = save_tuning_page(tuning, out)
     console = Terminal()
     console.print(terminal(trials_table(tuning)))
     console.print(f"Found:     {tuning.flags}", highlight=False)
     console.print(f"Look at:   {page}\nNumbers:   {out / FILE}\nNext:      {tuning.command}", highlight=False)
+
+
+def _free_folder(name: str) -> Path:
+    """A folder for the run with the found settings: that of the preset may hold a run with other settings."""
+    first = Path("runs", f"{name}-tuned")
+    numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([first], numbered) if not folder.exists())
 
 
 def _run_flags(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Flag | Positional, Any]]:
