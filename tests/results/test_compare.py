@@ -192,6 +192,29 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
         read_finished(alone)
 
 
+def test_of_several_paths_those_without_scores_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    place = tmp_path / "runs"
+    finished = str(run(place / "hard_one"))
+    begun, search, page = run(place / "begun"), place / "search", place / "page.html"
+    (begun / "scores.json").unlink()
+    search.mkdir()
+    page.write_text("<p>")
+    assert main(["compare", finished, str(begun), str(search), str(page)]) == 0
+    said = capsys.readouterr()
+    assert "hard_one" in said.out
+    assert f"astdistill: Left out: {begun} holds no scores.json; evaluate it first: " in said.err
+    assert f"Left out: {search} holds no scores.json; name finished runs: astdistill compare runs/*" in said.err
+    assert f"Left out: {page} is no folder of a run;" in said.err
+    assert main(["compare", str(begun), str(search)]) == 2
+    assert f"{begun} holds no scores.json" in capsys.readouterr().err
+    assert main(["compare", finished, str(place / "nowhere")]) == 2
+    assert main(["compare", str(place)]) == 2
+    assert f"name finished runs: astdistill compare {place}/*" in capsys.readouterr().err
+
+
 def test_the_verb_prints_or_writes_each_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

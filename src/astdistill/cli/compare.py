@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from ..runtime import progress
 from ..runtime.config import Record
 from ..runtime.errors import InputError
-from ..runtime.files import check_folder, check_regular, write_text
+from ..runtime.files import check_folder, check_regular, warn, write_text
 from ..runtime.tables import RENDERINGS, Format, Tabulation, together
 from ..runtime.terminal import Terminal
 from ..runtime.text import printable
@@ -51,12 +51,14 @@ class Compare(Record):
 def compare(options: Compare) -> None:
     """Print or write tables of finished runs."""
     from ..evaluation.per_class import by_class, confusions  # here, as in other commands, so that --help loads no torch
-    from ..report.compare import compared, read_finished, runs_in
+    from ..report.compare import compared, read_several, runs_in
 
     runs, format, out = options.runs, options.format, options.out
     if not runs:
         raise InputError("No run was named; name one or more, for example: astdistill compare runs/*")
-    finished = [read_finished(path) for folder in runs for path in runs_in(folder)]
+    finished, errors = read_several([path for folder in runs for path in runs_in(folder)])
+    for error in errors:
+        warn(f"Left out: {error}")
     details = [part for part, chosen in ((by_class, options.per_class), (confusions, options.confusion)) if chosen]
     tables = compared(finished) + [_with_run_name(run, part(run.scores)) for run in finished for part in details]
     if out is not None and out.is_dir():

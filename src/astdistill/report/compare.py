@@ -42,6 +42,10 @@ SWEEP_FILES = (SEEDS, FILE, PAGE, *(f"{STEM}{ending}" for ending in (".txt", ".m
 """Files in the folder of a sweep that are not runs."""
 
 
+class NoScoresError(InputError):
+    """A path without scores of a finished run, which a comparison of several paths leaves out."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """Scores of a run with a description of the set, and the published accuracy for the same setting, if any."""
@@ -87,15 +91,15 @@ class Finished:
 def read_finished(path: Path) -> Finished:
     """Read the scores in `path`: a run folder, an evaluation folder inside one, or its scores.json.
 
-    Raises InputError for a folder that does not exist, has no scores of its current set yet, or does not belong to a
-    distilled set.
+    Raises InputError for a folder that does not exist or does not belong to a distilled set, and NoScoresError for one
+    without scores of its current set.
     """
     evaluation = _evaluation_folder(path)
     folder = evaluation.folder
     run = RunReader.of((evaluation.home() or RunDir(folder.parent)).folder)
     scores = Scores.read(evaluation.scores)
     if not scores.architecture:
-        raise InputError(
+        raise NoScoresError(
             f"{folder} has no finished network of the distilled set yet; "
             f"go on with: astdistill evaluate {run.dir.folder}"
         )
@@ -116,6 +120,8 @@ def _evaluation_folder(path: Path) -> RunDir:
     if path.name == RunDir.scores:
         run_dir = RunDir(path.parent)
     folder = run_dir.folder
+    if folder.is_file():
+        raise NoScoresError(f"{folder} is no folder of a run; name finished runs: astdistill compare runs/*")
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; name finished runs, for example: astdistill compare runs/*")
     if run_dir.synthetic.exists() and (found := current_evaluation(run_dir)) is not None:
@@ -123,14 +129,36 @@ def _evaluation_folder(path: Path) -> RunDir:
     command = shlex.join(["astdistill", "evaluate", str((run_dir.home() or run_dir).folder)])
     if run_dir.scores.exists():
         if outdated(run_dir, sets_of(run_dir, run_dir.home() or run_dir)):
-            raise InputError(outdated_message(folder, command))
+            raise NoScoresError(outdated_message(folder, command))
         return run_dir
+    raise NoScoresError(_missing_scores(run_dir, command))
+
+
+def _missing_scores(run_dir: RunDir, command: str) -> str:
+    """The sentence for a folder without scores. `command` evaluates the set in it."""
     if run_dir.begun:
-        raise InputError(run_dir.not_finished)
-    remedy = "name finished runs: astdistill compare runs/*"
+        return run_dir.not_finished
+    around = "runs"
+    if any(run_dir.folder.glob(f"*/{RunDir.scores}")):
+        around = shlex.quote(str(run_dir.folder))
+    remedy = f"name finished runs: astdistill compare {around}/*"
     if run_dir.synthetic.exists():
         remedy = f"evaluate it first: {command}"
-    raise InputError(f"{folder} holds no scores.json; {remedy}")
+    return f"{run_dir.folder} holds no scores.json; {remedy}"
+
+
+def read_several(paths: Sequence[Path]) -> tuple[list[Finished], list[NoScoresError]]:
+    """The scores in each of the paths, and the errors for those without any. Raises the first of these if no path has
+    scores."""
+    finished, errors = list[Finished](), list[NoScoresError]()
+    for path in paths:
+        try:
+            finished.append(read_finished(path))
+        except NoScoresError as error:
+            errors.append(error)
+    if errors and not finished:
+        raise errors[0]
+    return finished, errors
 
 
 def runs_in(path: Path) -> list[Path]:
