@@ -111,6 +111,13 @@ def test_classes_of_data_known_by_name(capsys: pytest.CaptureFixture[str]) -> No
         ),
         (("--protocol", "rded", "--evaluation.recipe.batch", "9"), "--evaluation.recipe.batch 9 has no effect"),
         (("--protocol", "tgdd", "--evaluation.recipe.momentum-after", "0.1"), "momentum-after 0.1 has no effect"),
+        (("--distill.validate-epochs", "9"), "--distill.validate-epochs 9 has no effect"),
+        (("--distill.validate-networks", "9"), "--distill.validate-networks 9 has no effect"),
+        (("--distill.max-passes", "9"), "--distill.max-passes 9 has no effect with the method ast"),
+        (("--data.resize", "squash"), "--data.resize squash has no effect"),
+        (("--distill.validate-epochs", "9", "--distill.validate-every", "9", "--data.validation", "0.1"), ""),
+        (("--method", "datm", "--distill.max-passes", "9"), ""),
+        (("--data.resize", "squash", "--data.size", "16"), ""),
         (("--method", "mtt", "--part", "estimator=FirstOrder"), ""),
         (("--method", "rded", "--method.expert.epochs", "7", "--experts.count", "2"), ""),
         (("--method", "datm", "--method.sample.begins", "5", "--method.sample.full-by", "9"), ""),
@@ -151,6 +158,13 @@ def test_settings_that_others_bring_with_them_are_told(
     told = [line for line in capsys.readouterr().err.splitlines() if "Usual for" in line]
     assert len(told) == bool(usual)
     assert usual in "".join(told)
+
+
+def test_a_flag_of_other_methods_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--method.expert.epochs", "--distill.inner-steps"):
+        assert f"The method dm has no setting {flag}; leave it out, or choose a method that has it: --method ast" in (
+            sentence(capsys, "run", "digits-ipc1", "--method", "dm", flag, "3", "--dry-run")
+        )
 
 
 def test_a_sweep_tells_of_them_once_for_each_method(capsys: pytest.CaptureFixture[str]) -> None:

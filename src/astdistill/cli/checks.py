@@ -48,7 +48,11 @@ def check_once(flag: str, names: Sequence[str]) -> None:
 
 
 def check_typed(
-    experiment: Experiment, typed: TypedValues, parts: Sequence[str] = (), base: Experiment | None = None
+    experiment: Experiment,
+    typed: TypedValues,
+    parts: Sequence[str] = (),
+    base: Experiment | None = None,
+    read: Container[str] = (),
 ) -> None:
     """Raise InputError for typed values that contradict other settings. Warn of typed values without an effect, and of
     missing settings that are usual with the typed ones.
@@ -58,6 +62,7 @@ def check_typed(
         typed: Flags with their values.
         parts: Components that `--part` has put into the method: FIELD=NAME.
         base: The preset, or the proposal in place of one.
+        read: Dotted names of settings that the command itself reads, whatever the other settings.
     """
     by_name = {".".join(param.place[1:]): (param.flag, value) for param, value in typed if isinstance(param, Flag)}
     new_names = renamed_fields(Method)
@@ -70,6 +75,7 @@ def check_typed(
             f"--distill.validate-every {interval} was given, but the run has {iterations} outer steps, so that no set "
             f"would be validated; choose 1 to {iterations}, or 0 for no validation."
         )
+    by_name = {name: value for name, value in by_name.items() if name not in read}
     for note in typed_notes(experiment, by_name, base or experiment):
         warn(note)
 

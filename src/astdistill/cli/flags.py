@@ -74,6 +74,7 @@ class Kind(click.ParamType):
         if str not in self.types:
             self.none_values.append(["none"])
         self.many = any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
+        self.pairs = get_origin(annotation) is tuple and any(map(_is_pair, get_args(annotation)))
         self.metavar = word.metavar or "|".join([*self.choices, *(TYPE_NAMES[kind][0] for kind in self.types)])
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -111,6 +112,8 @@ class Kind(click.ParamType):
         if self.choices and not self.types:
             return unknown(self.flag, bad, self.choices)
         accepted = [*(TYPE_NAMES[kind][1] for kind in self.types), *self.choices]
+        if self.pairs:
+            accepted = ["pairs of two whole numbers: 1:10 10:50"]
         return InputError(f"{self.flag} cannot be '{bad}'; give {_join_or(accepted)}. See: {prog} --help")
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -290,6 +293,13 @@ def _flag_name(place: Place) -> str:
     return "--" + ".".join(place[1:]).replace("_", "-")
 
 
+def _is_pair(annotation: Any) -> bool:
+    """Whether a type is a pair of values, which is typed as one word."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return get_origin(annotation) is tuple
+
+
 def _is_record(leaf: Any) -> bool:
     return isinstance(leaf, type) and issubclass(leaf, Record)
 
@@ -372,7 +382,15 @@ def _is_flag(argument: str) -> bool:
     return False
 
 
-def no_flag(name: str, flags: Iterable[str], prog: str) -> InputError:
+class UnknownFlagError(InputError):
+    """A flag that a command does not have."""
+
+    def __init__(self, flag: str, message: str) -> None:
+        super().__init__(message)
+        self.flag = flag
+
+
+def no_flag(name: str, flags: Iterable[str], prog: str) -> UnknownFlagError:
     """The error for a flag that does not exist. It suggests flags whose last component is the same or begins with the
     same name, one for each record, or else the flag with the most similar spelling."""
     names, last_part = list(flags), name.lstrip("-").rpartition(".")[2]
@@ -385,7 +403,7 @@ def no_flag(name: str, flags: Iterable[str], prog: str) -> InputError:
     hint = ""
     if near:
         hint = f" Did you mean {_join_or(near)}?"
-    return InputError(f"There is no flag {name}.{hint} All are listed by: {prog} --help-all")
+    return UnknownFlagError(name, f"There is no flag {name}.{hint} All are listed by: {prog} --help-all")
 
 
 def _join_or(names: Sequence[str]) -> str:

@@ -32,7 +32,7 @@ from ..runtime.machine import MOST_SIDE_BY_SIDE
 from ..runtime.tracking import LOGGERS, check_loggers
 from .checks import check_typed, without_part
 from .commands import Command, typed
-from .flags import Flag, Positional, Word, params_of
+from .flags import Flag, Positional, UnknownFlagError, Word, params_of
 from .saved import (
     PRESET,
     Entries,
@@ -199,6 +199,7 @@ class PresetCommand(Command):
         preset: Returns the preset, given its changes and the remaining arguments. Raises InputError if none is named.
         folder: The default run folder in `runs/`; {} stands for the preset.
         prog: The beginning of the command as it is typed; {} stands for the preset.
+        reads: Dotted names of settings that the subcommand itself reads.
     """
 
     def __init__(
@@ -210,8 +211,10 @@ class PresetCommand(Command):
         preset: Callable[[Any, Sequence[str]], str] | None = None,
         folder: str = "{}",
         prog: str = "astdistill {verb} {}",
+        reads: Sequence[str] = (),
     ) -> None:
         super().__init__(name, function, kind)
+        self._reads = reads
         self._about, self._find_preset, self._folder = about, preset or preset_finder(name), folder
         self._prog = prog.replace("{verb}", name)
         self.preset = self.experiment = next(iter(PRESETS.values()))
@@ -261,7 +264,21 @@ class PresetCommand(Command):
         self._set_params(self.experiment)
         if path is not None:
             check_names(entries, self.params, path)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except UnknownFlagError as error:
+            raise self._other_methods_flag(error) from error
+
+    def _other_methods_flag(self, error: UnknownFlagError) -> InputError:
+        """The error for a flag that the method does not have, with a method that has it; `error` if none has."""
+        for name in dict.fromkeys([self.preset.method.name, *methods()]):
+            experiment = with_method(self.experiment, name)
+            if error.flag in [param.flag for param in params_of(experiment, (FIELDS,), config.MOVED)]:
+                return InputError(
+                    f"The method {self.experiment.method.name} has no setting {error.flag}; leave it out, or choose a "
+                    f"method that has it: --method {name}"
+                )
+        return error
 
     def _with_entries(self, entries: Entries, args: list[str]) -> list[str]:
         """The arguments of a file followed by the typed ones, which take precedence; so does a typed preset."""
@@ -312,7 +329,7 @@ class PresetCommand(Command):
             if ".".join(param.place[1:]) in COUNTED:
                 experiment.evaluation.recipe.check_epochs(f"{param.flag} {value}")
         field_values = [(param, value) for param, value in values if param.place[0] == FIELDS]
-        check_typed(experiment, field_values, changes.part, self.preset)
+        check_typed(experiment, field_values, changes.part, self.preset, self._reads)
         if changes.save_config is not None:
             check_save(changes.save_config, self.params)
             save_config(changes.save_config, values, getattr(changes, PRESET, ""))

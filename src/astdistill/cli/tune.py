@@ -35,8 +35,11 @@ from .options import ClusterChanges, PresetChanges, PresetCommand, Request
 from .saved import name_of, save_config
 from .verbs import FIRST, computing_with, lined_up, on_requested_cluster, threads_of
 
-UNSAVED = ("out", "data.validation")
-"""Flags of the search only: the run with the found settings has another folder, and uses all training images."""
+JUDGING = ("distill.validate_epochs", "distill.validate_networks")
+"""Settings of the evaluations that compare trials."""
+UNSAVED = ("out", "data.validation", *JUDGING)
+"""Flags of the search only: the run with the found settings has another folder, and uses all training images, so that
+it validates nothing."""
 
 
 class TuneChanges(ClusterChanges):
@@ -162,4 +165,5 @@ tune = PresetCommand(
     f"Search the learning rates of a preset with Optuna, on held-out training images. {FIRST}",
     kind=TuneChanges,
     folder="tune-{}",
+    reads=JUDGING,
 )

@@ -126,6 +126,9 @@ class DistillSettings(Record):
         """Omit later settings with their default values, so that runs of earlier versions keep their keys."""
         return {name: value for name, value in handler(self).items() if name not in LATER or value != LATER[name]}
 
+    def unread(self) -> tuple[str, ...]:
+        return () if self.validate_every else ("validate_epochs", "validate_networks")
+
     @property
     def texture(self) -> TextureSpec:
         """The layout of the stored images."""

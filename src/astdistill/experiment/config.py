@@ -12,12 +12,14 @@ from pydantic import Field, model_validator
 from ..autodiff.dispatch import EngineName, chosen, using
 from ..data.dataset import DataConfig, Dataset
 from ..data.loading import load_dataset
+from ..data.sources import DEFAULT_SIZES
 from ..distillation.settings import DistillSettings, check, check_data, check_settings
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from ..evaluation.rows import check_names, check_taught
 from ..evaluation.scores import Published
 from ..experts.store import RECIPE, TrajectoryStore, check_root, files_at
 from ..methods.method import Method
+from ..methods.outer import StepFilter
 from ..methods.outer_step import TrajectoryMatching
 from ..methods.trajectory_matching import MTT
 from ..models.flat import FlatModel
@@ -113,8 +115,12 @@ class Experiment(Record):
     def unread(self) -> tuple[str, ...]:
         rates = {"images": ("lr_img",), "targets": ("lr_targets", "targets_momentum"), "lr": ("lr_lr",)}
         idle = (f"distill.{name}" for part, names in rates.items() if part not in self.method.learn for name in names)
-        imported = self.experts.imported is not None
-        return (*self.method.ignores, *idle, *(("method.expert",) if imported else ()))
+        others = {
+            "method.expert": self.experts.imported is not None,
+            "distill.max_passes": type(self.method.step_filter).passes is StepFilter.passes,
+            "data.resize": self.data.size is None and self.data.source not in DEFAULT_SIZES,
+        }
+        return (*self.method.ignores, *idle, *(name for name, unused in others.items() if unused))
 
     @model_validator(mode="before")
     @classmethod
