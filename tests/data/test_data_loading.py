@@ -157,7 +157,8 @@ def test_setting_errors(own: str, fields: dict[str, Any], sentence: str) -> None
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("cifar11", r"no data source 'cifar11'\. Did you mean 'cifar10"),
+        ("nofolder", r"There is no data set, folder or file 'nofolder'\. Name a folder, an \.npz file, a hub name"),
+        ("cifar11", r"There is no data set, folder or file 'cifar11'\. Did you mean 'cifar10"),
         ("./nowhere", "no file or folder ./nowhere"),
         ("nowhere.npz", "no file or folder nowhere.npz"),
         ("a/b/c", "no file or folder a/b/c"),

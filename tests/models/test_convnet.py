@@ -168,7 +168,7 @@ def test_deepest(size: tuple[int, int], most: int) -> None:
 def test_digits_at_depth_3_end_in_one_pixel() -> None:
     assert ConvNet(1, 10, (8, 8), width=32).classifier.in_features == 32
     with pytest.raises(
-        InputError, match=r"8×8 pixels are too small for depth 4.*largest depth for them is 3.*pooling='none'"
+        InputError, match=r"8×8 pixels are too small for depth 4.*largest depth for them is 3.*'convnet-d4-nopool'"
     ):
         ConvNet(1, 10, (8, 8), depth=4)
 

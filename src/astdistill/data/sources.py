@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.errors import InputError, unknown
+from ..runtime.errors import InputError, suggestion
 from ..runtime.shapes import Pixels
 from . import medmnist, saved
 from .array_files import ArrayChoice, array_folder, from_array_file
@@ -565,4 +565,7 @@ def _not_found_error(source: str) -> InputError:
             f"There is no file or folder {source}; check the path, or name one of {', '.join(NAMES)} or a hub name "
             f"'owner/name'."
         )
-    return unknown("data source", source, [*NAMES, "a folder", "an .npz file", "a hub name 'owner/name'"])
+    return InputError(
+        f"There is no data set, folder or file '{source}'.{suggestion(source, NAMES)} Name a folder, an .npz file, a "
+        f"hub name 'owner/name', or one of {', '.join(NAMES)}."
+    )

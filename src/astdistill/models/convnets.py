@@ -93,7 +93,7 @@ def _check_size(size: tuple[int, int], depth: int, pooling: str) -> None:
     if depth > most:
         raise InputError(
             f"Images of {height}×{width} pixels are too small for depth {depth} with 2×2 pooling; the largest depth "
-            f"for them is {most} ('convnet-d{most}'), or use pooling='none'."
+            f"for them is {most} ('convnet-d{most}'), or leave out the pooling ('convnet-d{depth}-nopool')."
         )
 
 
