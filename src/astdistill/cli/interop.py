@@ -70,7 +70,12 @@ def import_buffers(options: ImportBuffers) -> None:
         raise InputError(
             "No buffer was named; name a folder of replay_buffer_*.pt: astdistill import-buffers FOLDER --data cifar100"
         )
-    buffers.buffer_files(files)
+    missing = next((file for file in buffers.buffer_files(files) if not file.exists()), None)
+    if missing is not None:  # before the data are read, which may take minutes
+        raise InputError(
+            f"There is no file or folder {missing}; name a folder of replay_buffer_*.pt, or its files: "
+            f"astdistill import-buffers FOLDER --data {options.data.source}"
+        )
     dataset = load_dataset(options.data)
     print_data_briefly(Description.of(dataset))
     experts = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=options.dtype)

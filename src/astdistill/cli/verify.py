@@ -34,6 +34,10 @@ class Verify(Record):
 @command("verify")
 def verify(options: Verify) -> int:
     """Check every digest, and return the exit code: 1 if something is damaged."""
+    if not isinstance(options.path, Url) and not options.path.exists():
+        raise InputError(
+            f"There is no file or folder {options.path}; name a run folder, a folder of experts, or a file."
+        )
     checks = checks_of(options.path)
     if not checks:
         raise InputError(
