@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,23 @@ def test_a_folder_that_holds_one_is_evaluated_without_a_page(
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_report_of_it_names_the_command_that_shows_its_images(
+    dataset: ad.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random_real(dataset, 1, 0).compact().save(tmp_path / "synthetic.safetensors")
+    assert main(["report", str(tmp_path)]) == 2
+    command = shlex.join(["astdistill", "export", str(tmp_path), "--format", "png", "--data", "digits"])
+    assert command in " ".join(capsys.readouterr().err.split())
+
+
 def test_it_is_exported_with_its_data(
     dataset: ad.Dataset, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", str(small), "--format", "npz", "--out", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "add --data to astdistill export" in " ".join(capsys.readouterr().err.split())
+    assert "from: " + shlex.join([*("astdistill", "export"), str(small), "--format", "npz", "--data", "digits"]) in (
+        " ".join(capsys.readouterr().err.split())
+    )
     assert not (tmp_path / "out").exists()
     assert main([*words, "--data", "digits"]) == 0
     with np.load(tmp_path / "out" / "synthetic.npz") as found:

@@ -12,6 +12,7 @@ from ..data.augmentation import STRATEGY
 from ..data.dataset import DataConfig
 from ..data.description import Description
 from ..data.loading import load_dataset
+from ..data.preprocessing import IncompleteError
 from ..data.synthetic import load
 from ..evaluation.scores import Scores
 from ..interop import exporters as catalogue
@@ -182,7 +183,10 @@ def export(options: Export) -> None:
         dataset = load_dataset(synthetic.data.replace(source=options.data))
         synthetic = synthetic.completed(dataset.preprocessing)
     folder = options.out or run.exports / format
-    catalogue.export(synthetic, format, folder, scores=_scores(path, run))
+    try:
+        catalogue.export(synthetic, format, folder, scores=_scores(path, run))
+    except IncompleteError as error:
+        raise _without_matrix(options, synthetic.data.source) from error
     console = Terminal()
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     for file in files[:SHOWN]:
@@ -193,6 +197,16 @@ def export(options: Export) -> None:
     console.print(f"{catalogue.FORMATS[format].text}. The set was made on {data_text}.", highlight=False)
     if push is not None:
         console.print(f"Uploaded: {huggingface.push(folder, push, private)}", highlight=False)
+
+
+def _without_matrix(options: Export, source: str) -> InputError:
+    """The error for a set without its ZCA matrix, with the command that names its data."""
+    command = ["astdistill", "export", str(options.path), "--format", options.format, "--data", source]
+    if options.out is not None:
+        command += ["--out", str(options.out)]
+    return InputError(
+        f"{options.path} was stored without its ZCA matrix; name the data that it was made from: {shlex.join(command)}"
+    )
 
 
 def _scores(path: Path, run: RunDir) -> Scores | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,8 +37,29 @@ def textures(options: Textures) -> None:
     path = options.path
     folder = options.out or RunDir.around(path).textures
     check_folder(folder, "--out")
-    *written, sheet = save_textures(load(path), folder, options.tile)
+    with _told_of_missing_matrix([path]):
+        *written, sheet = save_textures(load(path), folder, options.tile)
     Terminal().print(f"Textures: {len(written)} in {folder}\nLook at:  {sheet}", highlight=False)
+
+
+@contextmanager
+def _told_of_missing_matrix(paths: Sequence[Path]) -> Iterator[None]:
+    """Inside the block, the error for a set without its ZCA matrix names the set and the command that shows it."""
+    from ..data.preprocessing import IncompleteError
+    from ..data.synthetic import load
+
+    try:
+        yield
+    except IncompleteError as error:
+        sets = [path for path in paths if path.is_file() or RunDir(path).synthetic.exists()]
+        path, data = next(
+            (path, found.data.source) for path in sets if not (found := load(path)).preprocessing.is_complete
+        )
+        command = shlex.join(["astdistill", "export", str(path), "--format", "png", "--data", data])
+        raise InputError(
+            f"{path} was stored without its ZCA matrix, so that its images cannot be shown here; write them with the "
+            f"data that it was made from: {command}"
+        ) from error
 
 
 GENERATOR = b'<meta name="generator" content="astdistill">'
@@ -81,5 +105,6 @@ def report(options: Report) -> None:
         raise InputError(f"--out {file} is a folder; name a file in it: --out {RunDir(file).page}")
     check_folder(file, "--out", file=True)
     check_page(file)
-    save_page(runs, file)
+    with _told_of_missing_matrix(runs):
+        save_page(runs, file)
     Terminal().print(f"Open: {file}", highlight=False)

@@ -32,6 +32,10 @@ MIXING = {"zca": "ZCA", "rat": "RaT-BPTT's"}
 """The kinds that mix all pixels of an image by a D×D matrix, with the name of the whitening."""
 
 
+class IncompleteError(InputError):
+    """A preprocessing without its ZCA matrix, which cannot be applied or undone."""
+
+
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
     """A fitted map; make one with `none`, `standard`, `fit_standard` or `fit_zca`, compare two by `hash`.
@@ -231,10 +235,9 @@ class Preprocessing:
                 f"{', '.join(map(str, self.shape))}]."
             )
         if not self.is_complete:
-            raise InputError(
+            raise IncompleteError(
                 "This set was stored without its ZCA matrix (compact), so its images cannot be shown or new ones "
-                "whitened; with the data that it was made of, call synthetic.completed(dataset.preprocessing), or add "
-                "--data to astdistill export."
+                "whitened; with the data that it was made of, call synthetic.completed(dataset.preprocessing)."
             )
         if self.kind == "none":
             return images
