@@ -160,6 +160,11 @@ def test_settings_that_others_bring_with_them_are_told(
     assert usual in "".join(told)
 
 
+def test_a_dry_run_checks_columns_of_a_data_set_known_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = sentence(capsys, "run", "digits-ipc1", "--dry-run", "--data.image-column", "x")
+    assert "--data.image-column x names a column of a table" in refused
+
+
 def test_a_flag_of_other_methods_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("--method.expert.epochs", "--distill.inner-steps"):
         assert f"The method dm has no setting {flag}; leave it out, or choose a method that has it: --method ast" in (

@@ -85,8 +85,10 @@ assumed for those of the subsets."""
 
 
 def read_for_size(data: DataConfig, ipc: int = 1) -> Description | None:
-    """Read a description of the data from which their size follows; None for data sets whose size is known by name."""
-    if data.source in NAMED and data.size is None:
+    """Read a description of the data from which their size follows; None for data sets whose size is known by name,
+    which holds for their usual columns only."""
+    usual = data.size is None and data.image_column is None and data.label_column is None
+    if data.source in NAMED and usual:
         return None
     return described_by_headers(data, ipc)
 
