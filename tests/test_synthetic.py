@@ -103,6 +103,26 @@ def test_images_that_need_gradients_or_lie_in_channels_last_are_saved(tmp_path: 
     assert not found.images.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"lr": torch.tensor(-1.0)}, "a learning rate that is no positive number"),
+        ({"images": torch.zeros(3, 3, 8, 8)}, r"targets of shape \[6, 3\] for 3 images and 3 classes"),
+        ({"images": torch.zeros(6, 3, 8, 8, dtype=torch.uint8)}, "images or targets that are no finite numbers"),
+        ({"classes": ()}, r"images of shape \[6, 3, 8, 8\] for 0 classes"),
+        ({"momentum": 2.0}, "momentum: Input should be less than 1"),
+        ({"provenance": {"best": float("inf")}}, "Infinity is no number"),
+    ],
+    ids=["rate", "images", "type", "classes", "momentum", "provenance"],
+)
+def test_a_set_that_could_not_be_loaded_again_replaces_no_file(tmp_path: Path, changes: dict, problem: str) -> None:
+    path, made = tmp_path / "set.safetensors", synthetic()
+    made.save(path)
+    with pytest.raises(InputError, match=rf"^The set is not saved, because it could not be loaded again \({problem}\)"):
+        replace(made, **changes).save(path)
+    assert torch.equal(load(path).images, made.images)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"There is no file .*synthetic\.safetensors"):
         load(tmp_path)

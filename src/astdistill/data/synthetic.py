@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from ..runtime.config import FINITE, Record
 from ..runtime.errors import DivergedError, InputError
-from ..runtime.files import fingerprint, load_tensors, reading, save_tensors
+from ..runtime.files import fingerprint, load_tensors, parse_json, reading, save_tensors
 from ..runtime.provenance import without_places
 from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Images, Labels, Scalar, Targets
@@ -82,10 +83,10 @@ def _is_finite(tensor: Tensor) -> bool:
 def _inconsistency(loaded: SyntheticSet) -> str:
     """A description of what is inconsistent in a set; '' if nothing is."""
     images, count, classes = loaded.images, len(loaded.images), len(loaded.classes)
-    if images.ndim != 4 or not images.numel() or count % classes:
+    if images.ndim == 4 and (not classes or count % classes):
         return f"images of shape {list(images.shape)} for {classes} classes"
-    if list(loaded.targets.shape) != [count, classes]:
-        return f"targets of shape {list(loaded.targets.shape)} for {count} images and {classes} classes"
+    if mismatch := mismatched(loaded):
+        return mismatch
     if not (_is_finite(images) and _is_finite(loaded.targets)):
         return "images or targets that are no finite numbers"
     if loaded.lr.numel() != 1 or not _is_finite(loaded.lr) or float(loaded.lr) <= 0:
@@ -96,6 +97,30 @@ def _inconsistency(loaded: SyntheticSet) -> str:
         expected not in (0, length) for expected, length in zip(loaded.preprocessing.shape, loaded.shape, strict=True)
     ):
         return f"images of shape {list(loaded.shape)}, and a preprocessing of {list(loaded.preprocessing.shape)}"
+    return ""
+
+
+def _unreadable(header: Mapping[str, Any]) -> str:
+    """A description of what `load` would refuse in the header of a file; '' if nothing is."""
+    try:
+        read = {name: parse_json(json.dumps(value)) for name, value in header.items()}
+        _Words.model_validate({name: read[name] for name in ("classes", *WORDS, *LATER) if name in read})
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{first['loc'][0]}: {first['msg']}"
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def mismatched(synthetic: SyntheticSet) -> str:
+    """Description of images and targets of which no network can learn, because their shapes do not agree; '' if they
+    do."""
+    images, count, classes = synthetic.images, len(synthetic.images), len(synthetic.classes)
+    if images.ndim != 4 or not images.numel():
+        return f"images of shape {list(images.shape)} for {classes} classes"
+    if list(synthetic.targets.shape) != [count, classes]:
+        return f"targets of shape {list(synthetic.targets.shape)} for {count} images and {classes} classes"
     return ""
 
 
@@ -258,8 +283,8 @@ class SyntheticSet:
         return replace(self, preprocessing=preprocessing)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file with everything that is needed to train on, evaluate and view the set. Raises
-        DivergedError, and writes nothing, if a value is not finite.
+        """Write one safetensors file with everything that is needed to train on, evaluate and view the set. Writing
+        nothing, raises DivergedError if a value is not finite, and InputError for a set that `load` would refuse.
 
         Args:
             path: The file; an existing file is replaced.
@@ -271,8 +296,14 @@ class SyntheticSet:
                     f"'{name}' of the distilled set is not finite, so that {path} is left as it is; lower the learning "
                     "rates (--distill.lr-img, --distill.lr-lr, --distill.lr-init) and start in a new folder."
                 )
+        header = self.header()
+        if problem := _inconsistency(self) or _unreadable(header):
+            raise InputError(
+                f"The set is not saved, because it could not be loaded again ({problem}), so that {path} is left as it "
+                "is; change it with dataclasses.replace and save it again."
+            )
         tensors |= {f"preprocessing.{name}": tensor for name, tensor in self.preprocessing.tensors().items()}
-        save_tensors(path, tensors, self.header())
+        save_tensors(path, tensors, header)
 
     def header(self) -> dict[str, Any]:
         """Everything that is not a tensor, ready for JSON: the header of the file."""
