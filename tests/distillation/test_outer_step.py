@@ -21,8 +21,9 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.method import Method
 from astdistill.methods.outer import LossThreshold
-from astdistill.methods.segments import GrowingWindow
-from astdistill.methods.unroll import Variables
+from astdistill.methods.outer_step import Setup, TrajectoryMatching
+from astdistill.methods.segments import GrowingWindow, Perturbation
+from astdistill.methods.unroll import MetaGradient, Variables
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import DivergedError, InputError
@@ -90,6 +91,49 @@ def test_adam_is_its_formula(dataset: Dataset, experts: TrajectoryStore, setting
         run.advance(state)
         for name, wanted in now.items():
             torch.testing.assert_close(getattr(state, name), wanted, rtol=1e-4, atol=1e-4)
+
+
+class Shrinking(Perturbation):
+    """Writes into the start that it is given."""
+
+    def __call__(self, start: torch.Tensor, model: FlatModel, generator: torch.Generator) -> torch.Tensor:
+        return start.mul_(0.9)
+
+
+class Shrunk(Perturbation):
+    """The same, with its own memory."""
+
+    def __call__(self, start: torch.Tensor, model: FlatModel, generator: torch.Generator) -> torch.Tensor:
+        return start * 0.9
+
+
+def test_a_perturbation_in_place_leaves_the_segment_as_it_is(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    runs = [run_of(dataset, experts, MTT.replace(perturb=part), settings) for part in (Shrinking(), Shrunk())]
+    found, wanted = (run.gradient(run.start()) for run in runs)
+    assert torch.equal(found.loss, wanted.loss)
+    assert torch.equal(found.images, wanted.images)
+
+
+class Overwriting(TrajectoryMatching):
+    """Writes into the variables of each of its terms."""
+
+    def term(self, setup: Setup, variables: Variables, iteration: int, seed: int, number: int) -> MetaGradient:
+        found = super().term(setup, variables, iteration, seed, number)
+        variables.images.zero_()
+        return found
+
+
+def test_terms_do_not_see_what_others_write(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    several = with_numbers(MTT, trajectories=2)
+    methods = (several.replace(step=Overwriting(**dict(several.step))), several)
+    found, wanted = (
+        run.gradient(run.start()) for run in (run_of(dataset, experts, each, settings) for each in methods)
+    )
+    assert torch.equal(found.images, wanted.images)
 
 
 MADE_ANEW = TESLA.replace(ema_decay=0.5)

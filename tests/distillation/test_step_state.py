@@ -180,6 +180,178 @@ def test_what_is_learned_is_projected_after_every_step_and_averaged_then(dataset
     assert torch.equal(state.images, before)
 
 
+class Careless(OuterStep):
+    """½ Σ X², which writes into all that it is given."""
+
+    broken: tuple[int, ...] = ()
+
+    def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        images = variables.images.requires_grad_()
+        loss = images.square().sum() / 2
+        (slope,) = torch.autograd.grad(loss, images)
+        variables.targets.zero_()
+        images.data.zero_()
+        return MetaGradient(loss.detach() + (float("nan") if iteration in self.broken else 0.0), images=slope)
+
+    def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Tensor:
+        variables.images.zero_()
+        return variables.targets.requires_grad_()
+
+
+def careless(step: OuterStep) -> Method:
+    return DM.replace(name="careless", step=step, learn=("images",))
+
+
+def test_a_step_that_writes_into_its_arguments_changes_nothing_of_the_run(dataset: Dataset) -> None:
+    run = run_of(dataset, careless(Careless(broken=(1,))))
+    state = run.start()
+    first, targets = state.images.clone(), state.targets.clone()
+    assert "skipped" not in run.advance(state)
+    assert "skipped" in run.advance(state)
+    torch.testing.assert_close(state.images, (1 - SETTINGS.lr_img) * first)
+    made = run.result(state)
+    assert torch.equal(made.images, state.images)
+    assert torch.equal(made.targets, targets)
+    assert not any(tensor.requires_grad for tensor in (made.images, made.targets, state.images))
+
+
+class CarelessBeginning(Follower):
+    """Writes into what its first values are made of."""
+
+    def further(self, setup: Setup, variables: Variables, seed: int) -> Mapping[str, Tensor]:
+        variables.images.zero_()
+        return super().further(setup, variables, seed)
+
+    def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
+        variables.targets.zero_()
+        return super().begin(setup, variables, seed)
+
+
+def test_beginnings_do_not_change_the_first_images(dataset: Dataset) -> None:
+    state = run_of(dataset, method_of().replace(step=CarelessBeginning())).start()
+    wanted = run_of(dataset, method_of()).start()
+    assert torch.equal(state.images, wanted.images)
+    assert torch.equal(state.targets, wanted.targets)
+
+
+class Halves(Careless):
+    """Assigns the tensor that it has changed in place."""
+
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        learned["images"] *= 0.5  # type: ignore[index]
+
+
+class Replaces(Careless):
+    """Assigns another tensor."""
+
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        learned["images"] = learned["images"].clamp(min=0)  # type: ignore[index]
+
+
+def test_a_projection_changes_tensors_in_place_only(dataset: Dataset) -> None:
+    run = run_of(dataset, careless(Halves()))
+    state = run.start()
+    first = state.images.clone()
+    run.advance(state)
+    torch.testing.assert_close(state.images, (1 - SETTINGS.lr_img) * first / 2)
+    run = run_of(dataset, careless(Replaces()))
+    with pytest.raises(InputError, match=r"assigned another tensor to learned\['images'\]; change the tensor in place"):
+        run.advance(run.start())
+
+
+class Giving(OuterStep):
+    """Returns a fixed derivative."""
+
+    name: str = "images"
+    shape: tuple[int, ...] = (6, 1, 8, 8)
+    double: bool = False
+
+    def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        slope = torch.ones(self.shape, dtype=torch.float64 if self.double else torch.float32)
+        return MetaGradient(torch.ones(()), **{self.name: slope})
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        (Giving(name="image"), r"Giving gives a derivative with respect to 'image', but .* images, targets, lr; let"),
+        (
+            Giving(shape=(2, 1, 8, 8)),
+            r"of shape \[2, 1, 8, 8\] as torch.float32 .* 'images', which has shape \[6, 1, 8",
+        ),
+        (Giving(double=True), r"as torch.float64 with respect to 'images', which has shape .* as torch.float32; let"),
+    ],
+    ids=["name", "shape", "type"],
+)
+def test_a_derivative_that_nothing_can_follow_is_refused(step: Giving, sentence: str, dataset: Dataset) -> None:
+    run = run_of(dataset, careless(step))
+    with pytest.raises(InputError, match=sentence):
+        run.advance(run.start())
+
+
+def test_a_derivative_of_slots_has_a_row_for_each_sub_image(dataset: Dataset) -> None:
+    run = run_of(dataset, careless(Giving(shape=(24, 1, 8, 8))), SETTINGS.replace(factor=2))
+    assert "skipped" not in run.advance(run.start())
+    run = run_of(dataset, careless(Giving()), SETTINGS.replace(factor=2))
+    with pytest.raises(InputError, match=r"which has shape \[24, 1, 8, 8\]"):
+        run.advance(run.start())
+
+
+def test_a_derivative_that_some_terms_lack_counts_as_zero_there() -> None:
+    parts = [
+        MetaGradient(torch.tensor(1.0), lr=torch.tensor(2.0)),
+        MetaGradient(torch.tensor(3.0), extra=torch.ones(2)),
+    ]
+    found = MetaGradient.mean(parts)
+    assert dict(found).keys() == {"lr", "extra"}
+    assert (float(found.loss), float(found.lr), found["extra"].tolist()) == (2.0, 1.0, [0.5, 0.5])
+
+
+class Counting(Giving):
+    """Keeps a counter."""
+
+    def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
+        return StepState({}, {"taken": 0})
+
+    def advance(
+        self, setup: Setup, variables: Variables, state: StepState, iteration: int, seed: int
+    ) -> tuple[MetaGradient, StepState]:
+        taken = [1, float("inf"), torch.ones(1)][iteration] if len(self.shape) == 4 else 0
+        return self(setup, variables, iteration, seed), StepState({}, {"taken": taken})
+
+
+@pytest.mark.parametrize(("iterations", "value"), [(2, "inf"), (3, r"tensor\(\[1\.\]\)")])
+def test_a_counter_that_could_not_be_read_back_is_refused_and_the_last_state_stays(
+    iterations: int, value: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def distilled(iterations: int, seconds: float) -> None:
+        settings = SETTINGS.replace(iterations=iterations, checkpoint_seconds=seconds)
+        distill(dataset, method=careless(Counting()), model=NETWORK, ipc=2, settings=settings, out=tmp_path)
+
+    distilled(1, 0)
+    before = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(InputError, match=f"The outer step keeps {value} as its counter 'taken', which JSON cannot"):
+        distilled(iterations, 1000)
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
+class Labelling(Giving):
+    """Gives labels of another form."""
+
+    labels: tuple[int, ...] = (6,)
+
+    def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Tensor:
+        return torch.zeros(self.labels, dtype=torch.float64 if self.labels != (6, 3) else torch.int64)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 7), (3, 3), (6, 3)])
+def test_labels_of_another_form_are_refused(shape: tuple[int, ...], dataset: Dataset, tmp_path: Path) -> None:
+    settings, method = SETTINGS.replace(iterations=1), careless(Labelling(labels=shape))
+    with pytest.raises(InputError, match=r"Labelling gives targets of shape .* for 6 stored images and 3 classes; let"):
+        distill(dataset, method=method, model=NETWORK, ipc=2, settings=settings, out=tmp_path)
+    assert not (tmp_path / "synthetic.safetensors").exists()
+
+
 def test_a_derivative_that_is_not_finite_is_named(dataset: Dataset) -> None:
     run = run_of(dataset, method_of())
     gradient = run.gradient(run.start())

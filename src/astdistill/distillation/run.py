@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
@@ -71,7 +72,9 @@ class Distillation:
         return stored.replace(images=texture.decoded(stored.images), targets=texture.for_each(stored.targets))
 
     def _encoded(self, gradient: MetaGradient, stored: Variables) -> MetaGradient:
-        """The derivatives with respect to the stored variables, from those with respect to the output of `_decoded`."""
+        """The derivatives with respect to the stored variables, from those with respect to the output of `_decoded`.
+        Raises InputError for a derivative that no learned tensor can follow."""
+        self._check_gradient(gradient, stored)
         texture, changes = self.settings.texture, {}
         if texture.factor == 1:
             return gradient
@@ -80,6 +83,32 @@ class Distillation:
         if "targets" in gradient:
             changes["targets"] = gradient.targets.unflatten(0, (-1, texture.per_slot)).sum(dim=1)
         return gradient.replace(**changes)
+
+    def _check_gradient(self, gradient: MetaGradient, stored: Variables) -> None:
+        """Raise InputError for a derivative of an unknown name, and for one of another shape or type than the learned
+        tensor as the step received it."""
+        step = type(self.method.step).__name__
+        for name in gradient:
+            if name not in stored:
+                raise InputError(
+                    f"{step} gives a derivative with respect to '{name}', but the variables of this run are "
+                    f"{', '.join(stored)}; let its MetaGradient have these names."
+                )
+        for name in self.method.learn:
+            if name not in gradient:
+                continue
+            found, expected = gradient[name], self._shape_given(name, stored[name])
+            if list(found.shape) != expected or found.dtype != stored[name].dtype:
+                raise InputError(
+                    f"{step} gives a derivative of shape {list(found.shape)} as {found.dtype} with respect to "
+                    f"'{name}', which has shape {expected} as {stored[name].dtype}; let the two agree."
+                )
+
+    def _shape_given(self, name: str, stored: Tensor) -> list[int]:
+        """The shape in which a step receives a stored variable: with a row for each sub-image of a slot."""
+        if name not in ("images", "targets"):
+            return list(stored.shape)
+        return [len(stored) * self.settings.texture.per_slot, *stored.shape[1:]]
 
     @property
     def key(self) -> str:
@@ -147,13 +176,13 @@ class Distillation:
         initial = torch.full((), self.settings.lr_init, device=images.device)
         first = Variables(images, targets, self.method.synthetic_lr.value(initial, self.settings.lr_init))
         first = self._decoded(first)
-        further = step.further(setup, first, seed)
+        further = step.further(setup, first.clone(), seed)
         if further.keys() != step.rates().keys():
             raise InputError(
                 f"{type(step).__name__} gives rates for {sorted(step.rates())} and begins with {sorted(further)}; let "
                 f"its `rates` and `further` have the same names."
             )
-        step_state = step.begin(setup, first.replace(**further), seed)
+        step_state = step.begin(setup, first.replace(**further).clone(), seed)
         return DistillState(images, targets, self.method, self.settings, further, step_state)
 
     def _keep_metrics(self, iterations: int) -> None:
@@ -230,15 +259,17 @@ class Distillation:
         variables, iteration = state.averaged, state.counters.iteration
         images, targets = variables.images, variables.targets
         if iteration:
-            targets = self.method.step.targets(self.setup, variables, iteration - 1, self.seed)
-        if len(targets) != len(images):
+            targets = self.method.step.targets(self.setup, variables.clone(), iteration - 1, self.seed)
+        count, classes = len(images), len(self.dataset.classes)
+        if list(targets.shape) != [count, classes] or not targets.is_floating_point():
             raise InputError(
-                f"{type(self.method.step).__name__} gives {len(targets)} targets for {len(images)} stored images; let "
-                "its `targets` give one for each, or set --distill.factor 1."
+                f"{type(self.method.step).__name__} gives targets of shape {list(targets.shape)} as {targets.dtype} "
+                f"for {count} stored images and {classes} classes; let its `targets` give floating-point numbers of shape "
+                f"[{count}, {classes}]."
             )
         return SyntheticSet(
-            images=images.clone(),
-            targets=targets.clone(),
+            images=images,
+            targets=targets.detach().clone(),
             lr=state.lr.clone(),
             classes=self.dataset.classes,
             preprocessing=self.dataset.preprocessing,

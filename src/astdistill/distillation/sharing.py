@@ -129,7 +129,7 @@ def _compute_term(context: _WorkerContext, job: tuple[tuple[Variables, int, int]
     """On a worker: compute one term of an outer step, in CPU memory."""
     (variables, iteration, seed), number = job
     with using(context.engine):
-        variables = variables.to(context.dataset.device)
+        variables = variables.to(context.dataset.device).clone()
         return context.method.step.term(context.setup, variables, iteration, seed, number).to("cpu")
 
 

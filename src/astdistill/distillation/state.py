@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from ..methods.method import Method
 from ..methods.outer_step import StepState
 from ..methods.unroll import MetaGradient, Variables
 from ..runtime.errors import DivergedError, InputError
-from ..runtime.files import load_tensors, reading, save_tensors
+from ..runtime.files import load_tensors, parse_json, reading, save_tensors
 from ..runtime.shapes import Images, Scalar, Targets
 from .settings import DistillSettings
 
@@ -59,19 +60,45 @@ class Snapshot:
     counters: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path, key: str) -> None:
-        """Write the snapshot; `key` is a digest of everything the run depends on. Raises DivergedError, without
-        writing, if a number is not finite."""
+        """Write the snapshot; `key` is a digest of everything the run depends on. Without writing, raises DivergedError
+        if a number in a tensor is not finite, and InputError for a counter of the outer step that JSON cannot hold."""
         for name, tensor in (self.tensors | dict(self.step.tensors)).items():
             if not bool(tensor.isfinite().all()):
                 raise DivergedError(
                     f"'{name}' of the run's state is not finite, so that {path} is left as it is; lower the learning "
                     "rates (--distill.lr-img, --distill.lr-lr, --distill.lr-init) and start in a new folder."
                 )
+        _check_step_counters(self.step.counters)
         step_tensors = {f"{OF_STEP}{name}": tensor for name, tensor in self.step.tensors.items()}
         header = {"key": key, "counters": self.counters}
         if self.step.counters:
             header["step"] = dict(self.step.counters)
         save_tensors(path, self.tensors | step_tensors, header)
+
+
+class _InPlace(Mapping[str, Tensor]):
+    """The learned tensors as a projection receives them. The optimiser holds these very tensors, so that another one
+    assigned to a name would never be moved again."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        """Accept the same tensor, which `learned[name] += 1` assigns; raise InputError for another one."""
+        if tensor is not self._tensors.get(name):
+            raise InputError(
+                f"The outer step's project assigned another tensor to learned['{name}']; change the tensor in place, "
+                f"for example: learned['{name}'].clamp_(min=0)."
+            )
 
 
 class DistillState:
@@ -130,13 +157,13 @@ class DistillState:
 
     @property
     def variables(self) -> Variables:
-        """The tensors at which a meta-gradient is taken."""
-        return Variables(**self.learned | {"lr": self.lr})
+        """A copy of the tensors at which a meta-gradient is taken, which an outer step may write into."""
+        return Variables(**self.learned | {"lr": self.lr}).clone()
 
     @property
     def averaged(self) -> Variables:
-        """The moving averages, or the variables themselves if the method does not average, and η."""
-        return Variables(**self.average, lr=self.lr)
+        """A copy of the moving averages, or of the variables if the method does not average, and of η."""
+        return Variables(**self.average, lr=self.lr).clone()
 
     def attempt(
         self,
@@ -161,7 +188,7 @@ class DistillState:
             gradient = further_gradient(self.variables)
             self._optimiser_step(gradient)
             losses.append(gradient.loss)
-        project(self.learned)
+        project(_InPlace(self.learned))
         loss = {"loss": torch.stack(losses).sum()} if then else {}
         checked = {
             "set is finite": self.learned,
@@ -330,6 +357,19 @@ def _check_counters(header: dict[str, Any]) -> dict[str, Any]:
     if invalid:
         raise ValueError(f"{invalid[0]} is no count")
     return counters
+
+
+def _check_step_counters(counters: Mapping[str, Any]) -> None:
+    """Raise InputError for a counter of an outer step that could not be read back from the file."""
+    for name, value in counters.items():
+        try:
+            parse_json(json.dumps(value))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"The outer step keeps {str(value)[:40]} as its counter '{name}', which JSON cannot hold ({error}), so "
+                "that the state of the run is not saved; keep finite numbers, texts, lists and dictionaries in "
+                "`counters`, and tensors in `tensors`."
+            ) from error
 
 
 def outer_optimiser(

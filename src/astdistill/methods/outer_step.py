@@ -63,7 +63,8 @@ def one_after_another(step: OuterStep, setup: Setup, variables: Variables, itera
         iteration: The outer step, counted from 0.
         seed: Seed of the run.
     """
-    return [step.term(setup, variables, iteration, seed, number) for number in range(step.terms)]
+    # A term may write into its arguments, and workers give each term its own.
+    return [step.term(setup, variables.clone(), iteration, seed, number) for number in range(step.terms)]
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ class OuterStep(Component):
 
     def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
         """Project the learned tensors onto their allowed values, in place, after the outer optimiser has changed them;
-        pixels to [0, 1] if `clips` is set.
+        pixels to [0, 1] if `clips` is set. Assigning another tensor raises InputError.
 
         If the step is refused afterwards, its projection is undone too. The momentum of the optimiser is not changed.
 
@@ -487,7 +488,7 @@ class TrajectoryMatching(OuterStep):
         segment = self._segment(setup, iteration, seed)
         if setup.experts is not None:
             setup.experts.read_ahead(partial(self._draw_segment, setup, *next_draw))
-        start = method.perturb(segment.start, setup.model, rng(seed, "perturb", iteration))
+        start = method.perturb(segment.start.clone(), setup.model, rng(seed, "perturb", iteration))
         plan = draw_plan(
             self.syn_steps,
             len(variables.images),

@@ -229,6 +229,10 @@ class NamedTensors(Mapping[str, Tensor]):
         """A copy with some tensors changed or added."""
         return type(self)(**{**self, **changes})
 
+    def clone(self) -> Self:
+        """A copy with its own memory and without a graph."""
+        return self.replace(**{name: tensor.detach().clone() for name, tensor in self.items()})
+
     def to(self, device: str | torch.device) -> Self:
         """A copy on another device.
 
@@ -293,12 +297,15 @@ class MetaGradient(NamedTensors):
 
     @staticmethod
     def mean(parts: Sequence[MetaGradient]) -> MetaGradient:
-        """The mean of several gradients with the same names, tensor by tensor; the mean of one is bitwise that one.
+        """The mean of several gradients, tensor by tensor; the mean of one is bitwise that one.
 
         Args:
-            parts: One or more gradients with the same names.
+            parts: One or more gradients. A derivative that some of them lack counts as zero there.
         """
-        columns = {name: [part[name] for part in parts] for name in parts[0]} | {"loss": [part.loss for part in parts]}
+        columns = {"loss": [part.loss for part in parts]}
+        for name in dict.fromkeys(name for part in parts for name in part):
+            zero = torch.zeros_like(next(part[name] for part in parts if name in part))
+            columns[name] = [part.get(name, zero) for part in parts]
         return MetaGradient(**{name: torch.stack(column).mean(dim=0) for name, column in columns.items()})
 
 
