@@ -335,6 +335,12 @@ def test_a_counter_that_could_not_be_read_back_is_refused_and_the_last_state_sta
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
+def test_a_seed_that_files_cannot_hold_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"^seed={2**64} was given; give a whole number"):
+        distill(dataset, method=DM, model=NETWORK, settings=SETTINGS, out=tmp_path / "run", seed=2**64)
+    assert not (tmp_path / "run").exists()
+
+
 class Labelling(Giving):
     """Gives labels of another form."""
 

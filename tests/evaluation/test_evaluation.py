@@ -9,8 +9,9 @@ import torch
 from astdistill.data.dataset import DataConfig, Dataset, Split
 from astdistill.data.preprocessing import Preprocessing
 from astdistill.data.synthetic import SyntheticSet
+from astdistill.evaluation import runner
 from astdistill.evaluation.protocol import EvalRecipe
-from astdistill.evaluation.runner import evaluate
+from astdistill.evaluation.runner import evaluate, evaluate_all
 from astdistill.evaluation.scores import Scores
 from astdistill.evaluation.training import NetworkResult
 from astdistill.runtime import progress
@@ -157,6 +158,23 @@ def test_other_classes_shapes_and_missing_networks_are_refused(blobs: Dataset, d
         evaluate(distil(blobs), blobs, recipe=SHORT, seeds=0)
     with pytest.raises(InputError, match="positive lr"):
         evaluate(replace(distil(blobs), lr=torch.tensor(-0.01)), blobs, recipe=SHORT, seeds=1)
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_a_seed_that_files_cannot_hold_is_refused_before_any_training(
+    seed: int, blobs: Dataset, distil: Distil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "train_network", None)
+    with pytest.raises(InputError, match=rf"^seed={seed} was given; give a whole number from -2\^63 to below 2\^64"):
+        evaluate(distil(blobs, 2), blobs, recipe=SHORT, seeds=1, seed=seed)
+
+
+def test_images_and_targets_that_do_not_belong_together_are_refused(blobs: Dataset, distil: Distil) -> None:
+    made = distil(blobs, 2)
+    broken = replace(made, images=made.images[:3])
+    for call in (evaluate, evaluate_all):
+        with pytest.raises(InputError, match=r"^The set cannot be evaluated \(targets of shape \[6, 3\] for 3 images"):
+            call(broken, blobs, recipe=SHORT, seeds=1)
 
 
 def test_every_network_of_the_papers_is_trained_by_one_call(blobs: Dataset, distil: Distil) -> None:

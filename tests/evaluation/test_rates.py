@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import SearchedRate
 from astdistill.evaluation.training import Examples, NetworkResult
 from astdistill.runtime.errors import InputError
+from astdistill.runtime.run_dir import RunDir
 
 RECIPE = EvalRecipe(name="short", epochs=4, full_epochs=1)
 MODEL = "convnet-d1-w8"
@@ -49,6 +51,40 @@ def test_the_best_multiple_of_the_learned_rate_is_found(
     assert [len(each) for each in found.accuracies] == [2] * 5
     at_end = best in (0.0125, 0.2)
     assert ("at the end of the grid" in rates_table({MODEL: found}, RECIPE).caption) == at_end
+
+
+@pytest.mark.parametrize("call", ["search", "rank", "continual"])
+def test_a_folder_that_another_process_is_writing_to_is_refused(
+    call: str, blobs: Dataset, distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of all networks is rewritten with each of them, so that two writers would lose networks."""
+    best_at(monkeypatch, 0.0)
+    made, folder = replace(distil(blobs), model=MODEL), tmp_path / "run"
+    calls: dict[str, Callable[[], object]] = {
+        "search": lambda: search_rates(made, blobs, RECIPE, seeds=1, out=folder),
+        "rank": lambda: rank(made, blobs, RECIPE, seeds=1, out=folder),
+        "continual": lambda: continual(made, blobs, 2, RECIPE, seeds=1, out=folder),
+    }
+    entered, leave = Event(), Event()
+
+    def hold() -> None:
+        with RunDir(folder).writing():
+            entered.set()
+            leave.wait(60)
+
+    holder = Thread(target=hold)
+    holder.start()
+    try:
+        assert entered.wait(60)
+        with pytest.raises(InputError, match=r"is writing to .*run; wait"):
+            calls[call]()
+    finally:
+        leave.set()
+        holder.join()
+    assert not (folder / "scores.partial.json").exists()
+    with RunDir(folder).writing():  # as the command line does
+        calls[call]()
+    assert (folder / "scores.partial.json").exists()
 
 
 def test_equal_rates_go_to_the_smaller() -> None:

@@ -168,6 +168,17 @@ def test_where_a_teacher_labels_every_row_there_is_no_row_of_that_name(
         )
 
 
+def test_a_teacher_of_other_data_is_refused_where_it_labels_every_row(
+    teacher: Teacher, blobs: Dataset, tmp_path: Path
+) -> None:
+    found = replace(random_real(blobs, 2, 0), model=TINY)
+    taught, other = RECIPE.replace(temperature=4.0), replace(teacher, data="another")
+    with pytest.raises(InputError, match=r"trained on other data \(another\) .*no baseline 'teacher', and a protocol"):
+        evaluate_all(found, blobs, taught, seeds=1, baselines=(), out=tmp_path / "run", teacher=other)
+    assert not (tmp_path / "run").exists()
+    assert evaluate_all(found, blobs, RECIPE, seeds=1, baselines=(), teacher=other, workers=1).online is None
+
+
 def test_a_temperature_without_a_teacher_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "runs/none", "--temperature", "4"]) == 2
     assert "--temperature 4 was given, but no row has a teacher's labels" in capsys.readouterr().err

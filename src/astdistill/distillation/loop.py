@@ -25,7 +25,7 @@ from ..runtime.files import append_line
 from ..runtime.machine import rank
 from ..runtime.progress import bar, console
 from ..runtime.run_dir import RunDir
-from ..runtime.seeds import derive
+from ..runtime.seeds import check_seed, derive
 from ..runtime.status import StepClock
 from ..runtime.trust import trust_models
 from .run import Distillation, StepRecord
@@ -213,6 +213,7 @@ def distill(
         network = _network_name(method, experts, model)
         if experts is not None:
             experts = experts.first(settings.max_experts or len(experts))
+        check_seed(seed)
         check(dataset, experts, method, settings, ipc)
         plan = plan_step(method, network, workers, dataset.device)
         flat = FlatModel(build_model(network, dataset.shape, len(dataset.classes)).to(dataset.device))

@@ -264,8 +264,8 @@ class Distillation:
         if list(targets.shape) != [count, classes] or not targets.is_floating_point():
             raise InputError(
                 f"{type(self.method.step).__name__} gives targets of shape {list(targets.shape)} as {targets.dtype} "
-                f"for {count} stored images and {classes} classes; let its `targets` give floating-point numbers of shape "
-                f"[{count}, {classes}]."
+                f"for {count} stored images and {classes} classes; let its `targets` give floating-point numbers "
+                f"of shape [{count}, {classes}]."
             )
         return SyntheticSet(
             images=images,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,15 @@ class NetworkCache:
                     self._result(each)
 
     @staticmethod
-    def of_folder(out: Path | None) -> NetworkCache:
-        """The cache of the folder `out`, shared by all tables of that folder."""
+    @contextmanager
+    def reserved(out: Path | None) -> Iterator[NetworkCache]:
+        """The cache of the folder `out`, shared by all tables of that folder, which is reserved for this thread
+        meanwhile: each new result rewrites the whole file. Raises InputError where another process is writing there."""
         if out is None:
-            return NetworkCache(None)
-        return NetworkCache(RunDir(out).networks)
+            yield NetworkCache(None)
+            return
+        with RunDir(out).writing():
+            yield NetworkCache(RunDir(out).networks)
 
     def row(self, row: TableRow, common: Mapping[str, Any], seeds: int) -> CachedRow:
         """The row with the cached results of its first `seeds` networks; results that are added to it are stored.

@@ -100,7 +100,7 @@ def continual(
         workers: Networks, of any row, that a CPU trains in parallel. None: one for each core.
 
     Raises:
-        InputError: For a number of steps that `check_steps` refuses.
+        InputError: For a number of steps that `check_steps` refuses, and where another process is writing to `out`.
     """
     check_steps(steps, dataset)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
@@ -116,7 +116,8 @@ def continual(
         if each not in ("full", TAUGHT)
     }
     rows = [_memory_row(row, classes, count, seed) for row in full_rows.values() for classes in seen]
-    cached_rows = train_rows(rows, Testing(dataset, "test", seed, seeds), NetworkCache.of_folder(out), workers)
+    with NetworkCache.reserved(out) as cache:
+        cached_rows = train_rows(rows, Testing(dataset, "test", seed, seeds), cache, workers)
     sizes = torch.bincount(dataset.test.labels.cpu(), minlength=count)
     by_step = [
         _accuracies_on_seen(each, sizes, classes, seed)

@@ -144,7 +144,8 @@ def rank(
             teacher of the set's soft labels label the random images, where there is one; a set alone has no teacher.
 
     Raises:
-        InputError: For a γ outside [0, 1] and for a set that does not belong to `dataset`.
+        InputError: For a γ outside [0, 1], for a set that does not belong to `dataset`, and where another process is
+            writing to `out`.
     """
     check_gamma(gamma)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
@@ -163,11 +164,10 @@ def rank(
     # For a set with hard labels "synthetic_hard" equals "synthetic", and for a protocol without augmentation the plain
     # rows equal the augmented ones: equal rows are trained once.
     distinct = {_cache_key(row): row for row in rows.values()}
-    testing, cache = Testing(dataset, "test", seed, seeds), NetworkCache.of_folder(out)
-    finals = {
-        _cache_key(each.row): each.entry().final
-        for each in train_rows(list(distinct.values()), testing, cache, workers)
-    }
+    testing = Testing(dataset, "test", seed, seeds)
+    with NetworkCache.reserved(out) as cache:
+        trained = train_rows(list(distinct.values()), testing, cache, workers)
+    finals = {_cache_key(each.row): each.entry().final for each in trained}
     measured = Measured.model_validate({name: finals[_cache_key(row)] for name, row in rows.items()})
     ranking = Ranking(
         recipe=recipe,

@@ -51,7 +51,7 @@ def search_rates(
         workers: Networks, of any row, that a CPU trains in parallel. None: one for each core.
 
     Raises:
-        InputError: The recipe fixes the learning rate.
+        InputError: The recipe fixes the learning rate, or another process is writing to `out`.
     """
     if recipe.lr is not None:
         raise InputError(
@@ -64,7 +64,8 @@ def search_rates(
     candidates = [replace(synthetic, lr=set_rate * factor) for factor in sorted(factors)]
     held_out = _with_validation(dataset, seed)
     rows = [synthetic_row(name, each, recipe) for name in models for each in candidates]
-    cached_rows = train_rows(rows, Testing(held_out, "validation", seed, seeds), NetworkCache.of_folder(out), workers)
+    with NetworkCache.reserved(out) as cache:
+        cached_rows = train_rows(rows, Testing(held_out, "validation", seed, seeds), cache, workers)
     finals = [each.entry().final for each in cached_rows]
     judged_on = "the validation split"
     if dataset.validation is None:

@@ -17,12 +17,12 @@ from ..data.coresets import Points, herding, k_centre
 from ..data.dataset import Dataset, Split
 from ..data.preprocessing import Preprocessing
 from ..data.selection import representatives
-from ..data.synthetic import SyntheticSet, one_hot
+from ..data.synthetic import SyntheticSet, mismatched, one_hot
 from ..data.textures import ORDINARY
 from ..models.registry import build_model
 from ..runtime.errors import InputError, unknown
 from ..runtime.parallel import training_seconds
-from ..runtime.seeds import derive, rng
+from ..runtime.seeds import check_seed, derive, rng
 from ..runtime.shapes import Labels
 from .protocol import EvalRecipe, architectures
 from .scores import RowScores
@@ -58,8 +58,9 @@ class TableRow:
     teacher: Teacher | None = None
     """The network that labels the training batches, where the recipe has a temperature."""
 
-    def taught_by(self, teacher: Teacher | None) -> TableRow:
-        """The row with a teacher, where its recipe needs one. Raises InputError where there is none."""
+    def taught_by(self, teacher: Teacher | None, fingerprint: str) -> TableRow:
+        """The row with a teacher, where its recipe needs one. Raises InputError where there is none, and for one that
+        was not trained on the data of that fingerprint."""
         if not self.recipe.temperature:
             return self
         if teacher is None:
@@ -67,6 +68,7 @@ class TableRow:
                 f"The protocol {self.recipe.name} needs a teacher that labels the images, and none was given; "
                 "evaluate with astdistill evaluate, which trains one, or choose another protocol, such as mtt."
             )
+        teacher.check(fingerprint)
         teacher = teacher.at(self.recipe.temperature)
         return replace(self, teacher=teacher, content=f"{self.content}, seen with {teacher.content}")
 
@@ -134,9 +136,10 @@ class Testing:
         return RowScores.constant(100 * sizes[largest] / sum(sizes), 100 * (sizes[largest] > 0) / present)
 
     def check(self, models: Sequence[str]) -> None:
-        """Raise InputError unless there are images to test on, networks to train, and a network of each name. Checked
-        before any training, so that no hours are lost."""
+        """Raise InputError unless there are images to test on, networks to train, a network of each name, and a seed
+        that files can hold. Checked before any training, so that no hours are lost."""
         _ = self.images
+        check_seed(self.seed)
         check_count(self.seeds)
         check_names(models, self.dataset)
 
@@ -163,6 +166,7 @@ def settled(
 ) -> tuple[EvalRecipe, list[str]]:
     """The recipe with the augmentation of the set where it has none, and the networks that `model` names (None: the
     student). Raises InputError for a set that does not belong to `dataset`."""
+    check_shapes(synthetic)
     check_same_space(synthetic, dataset)
     recipe = recipe.augmented(synthetic.augmentation).for_set(synthetic.ipc, len(synthetic.classes))
     return recipe, architectures(model, synthetic.model, dataset.shape)
@@ -343,6 +347,12 @@ def _header_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().numpy().tobytes()
+
+
+def check_shapes(synthetic: SyntheticSet) -> None:
+    """Raise InputError unless the set has one row of targets for each of its images."""
+    if problem := mismatched(synthetic):
+        raise InputError(f"The set cannot be evaluated ({problem}); give it one row of targets for each of its images.")
 
 
 def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +25,7 @@ from .rows import (
     TableRow,
     Testing,
     baseline_row,
+    check_shapes,
     check_taught,
     settled,
     synthetic_row,
@@ -103,13 +103,15 @@ def evaluate(
         Accuracies in percent, their mean and standard deviation.
 
     Raises:
-        InputError: The set and the data do not share classes, shape and preprocessing; or there is no network, split,
+        InputError: The set and the data do not share classes, shape and preprocessing, or images and targets do not
+            belong to each other; or there is no network, split,
             engine or device of that name, a number is out of range, or the protocol needs a teacher, which `run` and
             `astdistill evaluate` provide.
     """
     dataset = moved(dataset, device)
     student, augmentation, subject = "", STRATEGY, None
     if isinstance(synthetic, SyntheticSet):
+        check_shapes(synthetic)
         student, augmentation, subject = synthetic.model, synthetic.augmentation, SetInfo.of(synthetic)
         recipe = recipe.for_set(synthetic.ipc, len(synthetic.classes))
     names = architectures(model, student, dataset.shape)
@@ -178,8 +180,8 @@ def evaluate_all(
         teacher: The network that labels the images, for the row teacher and for a protocol with a temperature.
 
     Raises:
-        InputError: For an unknown baseline, for a set that does not belong to `dataset`, and where another process is
-            writing to `out`.
+        InputError: For an unknown baseline, for a set that does not belong to `dataset`, for a teacher that was trained
+            on other data, and where another process is writing to `out`.
     """
     check_taught(recipe, baselines)
     recipe, models = settled(synthetic, dataset, recipe, model)
@@ -187,7 +189,7 @@ def evaluate_all(
     sets = {name: rate.with_best_rate(synthetic) for name, rate in used.items()}
     rows = [synthetic_row(name, sets.get(name, synthetic), recipe) for name in models]
     rows += [baseline_row(name, models[0], synthetic.ipc, dataset, recipe, seed, teacher) for name in baselines]
-    rows = [row.taught_by(teacher) for row in rows]
+    rows = [row.taught_by(teacher, dataset.fingerprint) for row in rows]
     subject = SetInfo.of(synthetic)
     if recipe.temperature:
         subject = subject.replace(labels="teacher")
@@ -219,10 +221,8 @@ def evaluate_all(
             scores.write(RunDir(out).scores)
         return scores
 
-    with ExitStack() as stack:
-        if out is not None:
-            stack.enter_context(RunDir(out).writing())
-        return publish(train_rows(rows, testing, NetworkCache.of_folder(out), workers, publish))
+    with NetworkCache.reserved(out) as cache:
+        return publish(train_rows(rows, testing, cache, workers, publish))
 
 
 def _online_teacher(recipe: EvalRecipe, teacher: Teacher | None) -> TeacherInfo | None:

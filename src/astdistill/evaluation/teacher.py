@@ -84,7 +84,8 @@ class Teacher:
         if fingerprint != self.data:
             raise InputError(
                 f"The teacher {self.info.text} was trained on other data ({self.data}) than these ({fingerprint}); "
-                "give the experts of the same data, or leave 'teacher' out of the baselines."
+                "give the experts of the same data, or evaluate without a teacher: no baseline 'teacher', and a "
+                "protocol such as mtt."
             )
 
     @torch.no_grad()

@@ -12,11 +12,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 
 def derive(seed: int, *purpose: str | int) -> int:
     """A 63-bit integer that depends on `seed` and every item of `purpose`."""
     text = "\x1f".join([repr(seed), *map(repr, purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that the files of a result could not hold."""
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed={seed} was given; give a whole number from -2^63 to below 2^64, for example 0.")
 
 
 def rng(seed: int, *purpose: str | int) -> torch.Generator:
