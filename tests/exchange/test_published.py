@@ -190,4 +190,8 @@ def test_the_command_says_what_differs_from_the_protocol(made: Path) -> None:
     own = scores.replace(recipe=ours.replace(batch=7))
     assert command(synthetic, own, "a") == ""
     assert "recipe=scores.recipe, seeds=2)" in again(synthetic, own, "a")
+    seeded = many.replace(seed=7)
+    assert f"--networks 2 --architectures {TINY} mlp --seed 7 --baselines" in command(synthetic, seeded, "a")
+    other = seeded.replace(recipe=own.recipe, split="validation")
+    assert f"seeds=2, model=['{TINY}', 'mlp'], seed=7, split='validation')" in again(synthetic, other, "a")
     assert "Not evaluated yet" in again(synthetic, None, "a")

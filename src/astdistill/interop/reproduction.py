@@ -19,7 +19,7 @@ def again(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path) ->
         return (
             f"No protocol of the command line is that of these figures ({protocol_text(scores.recipe, scores.split)}"
             f"). In Python:\n\n    scores = ad.Scores.read({str(folder)!r})\n"
-            f"    ad.evaluate(ad.load({str(folder)!r}), dataset, recipe=scores.recipe, seeds={_networks(scores)})"
+            f"    ad.evaluate(ad.load({str(folder)!r}), dataset, recipe=scores.recipe{_arguments(synthetic, scores)})"
         )
     text = f"    {command_line}"
     if scores.online is not None or scores.taught is not None:
@@ -28,7 +28,7 @@ def again(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path) ->
 
 
 def command(synthetic: SyntheticSet, scores: Scores, folder: str | Path) -> str:
-    """`astdistill evaluate` with the protocol, networks and baselines of `scores`; '' where no protocol of the command
+    """`astdistill evaluate` with the protocol, networks, seed and baselines of `scores`; '' where no protocol of the command
     line is that of the scores."""
     flags_by_protocol = {name: _flags(protocol, scores, synthetic) for name, protocol in PROTOCOLS.items()}
     fitting = [["--protocol", name, *flags] for name, flags in flags_by_protocol.items() if flags is not None]
@@ -37,6 +37,8 @@ def command(synthetic: SyntheticSet, scores: Scores, folder: str | Path) -> str:
     arguments = ["astdistill", "evaluate", str(folder), *fitting[0], "--networks", str(_networks(scores))]
     if list(scores.architecture) != [synthetic.model]:
         arguments += ["--architectures", *scores.architecture]
+    if scores.seed:
+        arguments += ["--seed", str(scores.seed)]
     if scores.rates:
         arguments += ["--lr", "search"]
     arguments += ["--baselines", *scores.baselines]
@@ -59,6 +61,18 @@ def _flags(protocol: EvalRecipe, scores: Scores, synthetic: SyntheticSet) -> lis
         if value is not None and value != getattr(protocol, name):
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags
+
+
+def _arguments(synthetic: SyntheticSet, scores: Scores) -> str:
+    """The arguments of `evaluate` in Python besides the recipe, without those that have their default."""
+    given: dict[str, object] = {"seeds": _networks(scores)}
+    if list(scores.architecture) != [synthetic.model]:
+        given["model"] = list(scores.architecture)
+    if scores.seed:
+        given["seed"] = scores.seed
+    if scores.split != "test":
+        given["split"] = scores.split
+    return "".join(f", {name}={value!r}" for name, value in given.items())
 
 
 def _networks(scores: Scores) -> int:
