@@ -97,7 +97,8 @@ class EvalRecipe(Record):
     def _best_needs_checks(self) -> Self:
         if self.reported == "best" and not self.check_every and not self.steps:
             raise InputError(
-                "reported is 'best', but this recipe tests only at the end; set check_every, for example to 20."
+                "reported is 'best', but this recipe tests only at the end; set check_every, for example to 20 "
+                "(--evaluation.recipe.check-every 20)."
             )
         return self
 
