@@ -71,6 +71,24 @@ def scored(synthetic: SyntheticSet) -> Scores:
     return Scores(recipe=EvalRecipe(name="MTT", epochs=300), architecture={TINY: entry}, subject=SetInfo.of(synthetic))
 
 
+def test_a_card_says_whether_the_learning_rate_of_a_user_s_method_was_learned(tmp_path: Path) -> None:
+    own = made(method="my own")
+    for number, (learned, words) in enumerate(
+        [(["images"], "The learning rate is 0.0123"), (["images", "lr"], "The learned learning rate is 0.0123")]
+    ):
+        folder = export(
+            replace(own, provenance={**own.provenance, "learn": learned}), "huggingface", tmp_path / str(number)
+        )
+        assert words in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("format", ["npz", "torch", "huggingface", "mtt", "png"])
+def test_tensors_that_need_gradients_are_exported(tmp_path: Path, format: str) -> None:
+    whole = soft()
+    graph = replace(whole, images=whole.images.clone().requires_grad_(), targets=whole.targets.clone().requires_grad_())
+    assert any(export(graph, format, tmp_path / format).iterdir())
+
+
 @pytest.mark.parametrize("make", [made, soft, texture], ids=["hard", "soft", "textures"])
 @pytest.mark.parametrize("format", ["npz", "torch"])
 def test_one_file_of_arrays_holds_everything(tmp_path: Path, format: str, make: Any) -> None:

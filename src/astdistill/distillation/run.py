@@ -290,6 +290,7 @@ class Distillation:
                 "passed": state.counters.passed,
                 "seed": self.seed,
                 "step": self.method.step.to_json(),
+                "learn": list(self.method.learn),
                 "settings": self.settings.to_json(),
             },
         )

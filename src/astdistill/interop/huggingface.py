@@ -158,17 +158,20 @@ def _use(synthetic: SyntheticSet, path: str) -> str:
         f'```python\nimport astdistill as ad\nsynthetic = ad.load("{path}")\n{completion}'
         "network = synthetic.train(my_network)\n"
         "logits = network(synthetic.preprocessing.apply(photos))    # photos in [0, 1]\n```\n\n"
-        f"The {_learned_text(synthetic.method)}learning rate is {float(synthetic.lr):.6g}; augmentation by DSA: "
+        f"The {_learned_text(synthetic)}learning rate is {float(synthetic.lr):.6g}; augmentation by DSA: "
         f"{augmentation}."
     )
 
 
-def _learned_text(name: str) -> str:
-    """'learned ', or '' where the method called `name` is known not to learn the learning rate."""
-    method = _method(name)
-    if method is not None and "lr" not in method.learn:
-        return ""
-    return "learned "
+def _learned_text(synthetic: SyntheticSet) -> str:
+    """'learned ', or '' where the learning rate is known not to be learned: sets of earlier versions do not record
+    what was learned, so that their method is looked up."""
+    learned, method = synthetic.provenance.get("learn"), _method(synthetic.method)
+    if learned is None and method is not None:
+        learned = method.learn
+    if learned is None or "lr" in learned:
+        return "learned "
+    return ""
 
 
 def _provenance_text(synthetic: SyntheticSet) -> str:
@@ -218,8 +221,8 @@ def parts_of(synthetic: SyntheticSet) -> str:
     """The path of the parquet file, with a hash of its contents: `datasets` caches tables by name and would otherwise
     return another set that it has read before."""
     contents = (
-        synthetic.images.cpu().contiguous().numpy().tobytes(),
-        synthetic.targets.cpu().contiguous().numpy().tobytes(),
+        synthetic.images.detach().cpu().contiguous().numpy().tobytes(),
+        synthetic.targets.detach().cpu().contiguous().numpy().tobytes(),
     )
     return f"data/train-00000-of-00001-{hashlib.sha256(b''.join(contents)).hexdigest()[:12]}.parquet"
 
