@@ -28,8 +28,8 @@ def again(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path) ->
 
 
 def command(synthetic: SyntheticSet, scores: Scores, folder: str | Path) -> str:
-    """`astdistill evaluate` with the protocol, networks, seed and baselines of `scores`; '' where no protocol of the command
-    line is that of the scores."""
+    """`astdistill evaluate` with the protocol, networks, seed and baselines of `scores`; '' where no protocol of the
+    command line is that of the scores."""
     flags_by_protocol = {name: _flags(protocol, scores, synthetic) for name, protocol in PROTOCOLS.items()}
     fitting = [["--protocol", name, *flags] for name, flags in flags_by_protocol.items() if flags is not None]
     if not fitting:
