@@ -341,6 +341,15 @@ def test_a_seed_that_files_cannot_hold_is_refused(dataset: Dataset, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_an_empty_name_of_a_folder_is_refused(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^out='' names no folder; give one, for example out='runs/first'"):
+        distill(dataset, method=DM, model=NETWORK, settings=SETTINGS, out="")
+    assert not list(tmp_path.iterdir())
+
+
 class Labelling(Giving):
     """Gives labels of another form."""
 

@@ -214,6 +214,10 @@ def distill(
         if experts is not None:
             experts = experts.first(settings.max_experts or len(experts))
         check_seed(seed)
+        if out == "":
+            raise InputError(
+                "out='' names no folder; give one, for example out='runs/first', or None to write nothing."
+            )
         check(dataset, experts, method, settings, ipc)
         plan = plan_step(method, network, workers, dataset.device)
         flat = FlatModel(build_model(network, dataset.shape, len(dataset.classes)).to(dataset.device))
