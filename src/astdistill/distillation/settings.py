@@ -189,11 +189,11 @@ def check_slots(shape: tuple[int, int, int], whiten: str, settings: DistillSetti
 
 
 def check_settings(
-    method: Method, settings: DistillSettings, epochs: int | None, whose: str = "the expert recipe has"
+    method: Method, settings: DistillSettings, epochs: int | None, epochs_of: str = "the expert recipe has"
 ) -> None:
     """Raise InputError if settings contradict one another or the experts' number of epochs; neither data nor experts
     are needed."""
-    method.step.check(method, settings, epochs, whose)
+    method.step.check(method, settings, epochs, epochs_of)
     _check_learned(method)
     if settings.canvas > 1 and settings.factor > 1:
         raise InputError(

@@ -91,7 +91,7 @@ class BackPropagationThroughTraining(OuterStep):
         shared = ("unroll", "window", "batch_real", "per_class", "classes_at_once", "inner_lr")
         return self.replace(**{name: getattr(other, name) for name in shared})
 
-    def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
+    def check(self, method: Method, settings: StepSettings, epochs: int | None, epochs_of: str) -> None:
         if self.window > self.unroll:
             raise InputError(
                 f"A window of {self.window} steps does not fit into {self.unroll} steps of training; choose "

@@ -165,16 +165,16 @@ class GradientMatching(OuterStep):
         (slope,) = torch.autograd.grad(augmented, images, slopes)
         return MetaGradient(loss, images=slope)
 
-    def distance(self, model: FlatModel, real: Params, own: Params) -> tuple[Scalar, Params]:
+    def distance(self, model: FlatModel, real: Params, synthetic: Params) -> tuple[Scalar, Params]:
         """D of two gradients, and its derivative with respect to the second.
 
         Args:
             model: The network, for the positions of its weights in θ.
             real: Gradient on real images, `[P]`.
-            own: Gradient on synthetic images, `[P]`.
+            synthetic: Gradient on synthetic images, `[P]`.
         """
-        loss, along = own.new_zeros(()), torch.zeros_like(own)
-        parts = (model.unflatten(each).values() for each in (real, own, along))
+        loss, along = synthetic.new_zeros(()), torch.zeros_like(synthetic)
+        parts = (model.unflatten(each).values() for each in (real, synthetic, along))
         for real_part, synthetic_part, slope in zip(*parts, strict=True):
             if synthetic_part.dim() == 1:
                 continue
@@ -275,9 +275,9 @@ class RealTrainedGradientMatching(GradientMatching):
         drawn = draw("_".join(names), len(images), setup.dataset.shape, generator)
         return cut_and_mixed(apply(images, drawn.to(images.device)), targets, self.cutmix, generator)
 
-    def distance(self, model: FlatModel, real: Params, own: Params) -> tuple[Scalar, Params]:
-        difference, mask = own - real, torch.zeros_like(own)
-        for weights in model.kernels or _matrices(model, own):
+    def distance(self, model: FlatModel, real: Params, synthetic: Params) -> tuple[Scalar, Params]:
+        difference, mask = synthetic - real, torch.zeros_like(synthetic)
+        for weights in model.kernels or _matrices(model, synthetic):
             mask[weights] = 1.0
         if self.differences == "squared":
             return (mask * difference.square()).sum(), 2 * mask * difference

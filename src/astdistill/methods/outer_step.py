@@ -208,14 +208,14 @@ class OuterStep(Component):
         """
         return self
 
-    def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
+    def check(self, method: Method, settings: StepSettings, epochs: int | None, epochs_of: str) -> None:
         """Raise InputError if settings contradict one another, or the experts' number of epochs.
 
         Args:
             method: The method that the step belongs to.
             settings: Augmentation, and whether images are textures.
             epochs: Epochs of the experts. None: there are none, or they are not known.
-            whose: Start of the clause that states this number in messages, as in 'the expert recipe has'.
+            epochs_of: Start of the clause that states this number in messages, as in 'the expert recipe has'.
         """
 
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
@@ -464,13 +464,13 @@ class TrajectoryMatching(OuterStep):
             return self
         return self.replace(**{name: getattr(other, name) for name in TrajectoryMatching.model_fields})
 
-    def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
+    def check(self, method: Method, settings: StepSettings, epochs: int | None, epochs_of: str) -> None:
         last = self.max_start_epoch - 1 + self.expert_epochs
         if epochs is not None and last > epochs:
             allowed = max(1, epochs - self.expert_epochs + 1)
             raise InputError(
                 f"Start epochs below {self.max_start_epoch} and {self.expert_epochs} matched epochs reach epoch "
-                f"{last}, but {whose} {epochs}; choose --method.step.max-start-epoch {allowed} or less, or train "
+                f"{last}, but {epochs_of} {epochs}; choose --method.step.max-start-epoch {allowed} or less, or train "
                 f"longer experts."
             )
         method.sample.check(self.max_start_epoch)
