@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -46,9 +47,32 @@ def fail(shared: object, job: str, progress: Bar) -> str:
         raise Odd("odd", 7)
     if job == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if job == "ends":
+        os._exit(3)
     if job == "waits":
         signal.pause()
     return job
+
+
+def echo(shared: object, job: tuple[str, str], progress: Bar) -> str:
+    """What is common to all jobs, and the job."""
+    return " ".join(map(str, job))
+
+
+def unsendable(shared: object, job: str, progress: Bar) -> Callable[[], str]:
+    """A result that cannot be pickled."""
+    return lambda: job
+
+
+def _unread() -> Unreadable:
+    raise RuntimeError("unreadable here")
+
+
+class Unreadable:
+    """Is pickled, and raises when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[], Unreadable], tuple[()]]:
+        return _unread, ()
 
 
 def hold(shared: Path, job: int, progress: Bar) -> None:

@@ -29,6 +29,7 @@ from astdistill.runtime.parallel import (
     training_seconds,
     worker_command,
 )
+from astdistill.runtime.trust import import_name, typed
 from astdistill.runtime.worker import TensorPickler, TensorUnpickler, nameless_file, sendable
 
 CPU = torch.device("cpu")
@@ -241,6 +242,40 @@ def test_a_killed_worker_is_one_sentence() -> None:
     )
     with pytest.raises(InputError, match=words), pool(jobs.fail, None, TWO, NotedBar(), 2, 0) as run:
         list(run(["waits", "killed"]))
+
+
+def test_a_worker_that_ends_itself_does_not_blame_memory() -> None:
+    words = "^One of 2 workers ended with code 3; the reason, if it gave one, is printed above.*--workers 1.$"
+    with pytest.raises(InputError, match=words), pool(jobs.fail, None, TWO, NotedBar(), 2, 0) as run:
+        list(run(["waits", "ends"]))
+
+
+OF_A_USER = """
+class Word(str):
+    pass
+"""
+
+
+def test_jobs_of_a_users_class_are_read_after_its_module_can_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module was typed, and lies in the current folder, which no worker searches. What all jobs share may be of its
+    classes as well."""
+    (tmp_path / "of_a_user.py").write_text(OF_A_USER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "of_a_user", raising=False)
+    with typed(["--trust", "of_a_user"]):
+        word = import_name("of_a_user:Word")
+        with pool(jobs.echo, None, TWO, NotedBar(), 2, 0) as run:
+            assert sorted(each for _, each in run([word("a"), word("b")], word("common"))) == ["common a", "common b"]
+
+
+def test_a_job_that_a_worker_cannot_read_is_an_error_like_any_other() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"^unreadable here\n"),
+        pool(jobs.echo, None, TWO, NotedBar(), 2, 0) as run,
+    ):
+        list(run([jobs.Unreadable(), jobs.Unreadable()], "common"))
 
 
 SCRIPT = """

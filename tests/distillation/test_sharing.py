@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import forking
 import pytest
 import torch
-from jobs import Fateful
+from jobs import Fateful, fail, unsendable
 from problems import same_set
 from short_methods import AST, DATM, with_numbers
 
@@ -28,7 +29,7 @@ from astdistill.distillation.sharing import HERE, plan_step
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.segments import Perturbation
-from astdistill.runtime import parallel
+from astdistill.runtime import parallel, ranks
 from astdistill.runtime.cluster import Cluster, clustered
 from astdistill.runtime.devices import own_gpu
 from astdistill.runtime.errors import DivergedError, InputError, LostError
@@ -204,8 +205,8 @@ def launched(words: Sequence[str], count: int) -> list[tuple[int, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [own | {"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
-    started = [subprocess.Popen(words, env=os.environ | each, stderr=subprocess.PIPE) for each in ranks]
+    environments = [own | {"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
+    started = [subprocess.Popen(words, env=os.environ | each, stderr=subprocess.PIPE) for each in environments]
     said = [each.communicate(timeout=120)[1].decode() for each in started]
     return [(each.returncode, words) for each, words in zip(started, said, strict=True)]
 
@@ -246,6 +247,18 @@ def test_a_rank_that_ends_is_one_sentence_and_an_error_is_that_of_all(tmp_path: 
         "LostError: One of 2 ranks of torchrun ended, as happens when" in words for _, words in sentences["killed"]
     )
     assert all("InputError: as it stands" in words for _, words in sentences["input"])
+
+
+@pytest.mark.parametrize(("work", "words"), [(fail, "Odd: odd 7"), (unsendable, "lambda")])
+def test_what_rank_0_cannot_pickle_is_sent_as_an_error(work: Callable[..., object], words: str) -> None:
+    """Raised instead, it would leave the other ranks waiting for the end of the round."""
+    results = ranks._own_results(work, None, ["odd", "odd"], None)
+    assert len(results) == 2
+    for each in results:
+        (kind, error), _ = pickle.loads(each)
+        assert kind == "error"
+        assert words in str(error)
+        assert "In a worker:" in error.__notes__[0]
 
 
 def test_rank_0_alone_runs_a_command(tmp_path: Path) -> None:

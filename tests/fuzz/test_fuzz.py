@@ -62,6 +62,7 @@ NOT_OF_STRANGERS = {
     "runtime/mirror.py:_copy": "files of the run that is going on, which are copied as bytes",
     "runtime/ranks.py:_gather": "what a rank of the user's own torchrun sends",
     "runtime/ranks.py:_receive": "what rank 0 of the user's own torchrun sends",
+    "runtime/ranks.py:run": "what a rank of the user's own torchrun sends",
     "runtime/ranks.py:serve": "what rank 0 of the user's own torchrun sends",
     "experts/cloud.py:_put_state": "a state that this process has just saved",
     "experiment/tuning.py:_study": "lines that Optuna reads: tests/test_tune.py",

@@ -308,9 +308,9 @@ class _Processes:
         def assign(worker: int) -> None:
             if waiting:
                 busy[worker] = waiting.popleft()
-                self._send(worker, ("job", busy[worker]))
+                self._send(worker, ("job", pickle.dumps(busy[worker])))
 
-        message = pickle.dumps(("common", common))
+        message = pickle.dumps(("common", pickle.dumps(common)))
         for worker in range(min(len(self._started), len(jobs))):
             self._write(worker, message)
             assign(worker)
@@ -366,12 +366,15 @@ class _Processes:
 
     def _lost_error(self, worker: int, job: object) -> LostError:
         code, count = self._started[worker].wait(), len(self._started)
-        ending = f"ended with code {code}"
-        if code < 0:
-            ending = f"was killed by {signal.Signals(-code).name}"
-        error = LostError(
-            f"One of {count} workers {ending}, as happens when memory runs out. What is finished is kept; run the same "
-            f"again with fewer of them: --workers {max(1, count // 2)}."
+        message = (
+            f"One of {count} workers ended with code {code}; the reason, if it gave one, is printed above. What is "
+            "finished is kept; run the same again, in one process to see the whole traceback: --workers 1."
         )
+        if code < 0:
+            message = (
+                f"One of {count} workers was killed by {signal.Signals(-code).name}, as happens when memory runs out. "
+                f"What is finished is kept; run the same again with fewer of them: --workers {max(1, count // 2)}."
+            )
+        error = LostError(message)
         error.job = job
         return error

@@ -85,9 +85,8 @@ def serve(last: str = "end") -> Any:
             order, memory, probe = value
             _gather(facts(probe))
         elif kind == "jobs":
-            jobs, common = value
-            mine = [pickle.dumps(each) for each in jobs[rank() :: world()]]
-            _gather([pickle.loads(job(order, memory, each, common, None, 0, 0))[0] for each in mine])
+            jobs, common = value  # as bytes: their classes can be imported only after `job` has prepared this process
+            _gather([job(order, memory, each, common, None, 0, 0) for each in jobs[rank() :: world()]])
         elif kind == last:
             if last == "end" and isinstance(value, BaseException):
                 raise value
@@ -132,10 +131,10 @@ def pool(
         )
 
     def run(jobs: Sequence[Any], common: Any = None) -> Iterator[tuple[Any, Any]]:
-        say("jobs", (jobs, pickle.dumps(common)))
+        say("jobs", ([pickle.dumps(each) for each in jobs], pickle.dumps(common)))
         answers = _gather(_own_results(work, shared, jobs[:: world()], common))
         for number, each in enumerate(jobs):
-            kind, value = answers[number % world()][number // world()]
+            (kind, value), _ = pickle.loads(answers[number % world()][number // world()])
             if kind == "error":
                 raise value
             yield each, value
@@ -143,11 +142,11 @@ def pool(
     yield run
 
 
-def _own_results(work: Any, shared: Any, jobs: Sequence[Any], common: Any) -> list[tuple[str, Any]]:
-    """The results of rank 0 for its jobs. Errors are returned, not raised: those of the others have to be received in
-    any case."""
+def _own_results(work: Any, shared: Any, jobs: Sequence[Any], common: Any) -> list[bytes]:
+    """The results of rank 0 for its jobs, pickled like those of `job`. Errors are returned, not raised, also those of
+    pickling: the results of the others have to be received in any case."""
     silent = Bar("", 0, 0, None)
     try:
-        return [("done", work(shared, with_common(each, common), silent)) for each in jobs]
+        return [pickle.dumps((("done", work(shared, with_common(each, common), silent)), {})) for each in jobs]
     except BaseException as error:
-        return [("error", error)] * len(jobs)
+        return [pickle.dumps((("error", sendable(error)), {}))] * len(jobs)

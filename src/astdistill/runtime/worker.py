@@ -128,17 +128,19 @@ def serve(path: list[str]) -> None:
     handle, threads, trust, text = inbox.get()
     sys.path[:] = path  # only now that this package is imported
     torch.set_num_threads(threads)
-    bar, work, shared, common = _Steps(results), None, None, None
+    bar, work, shared, common, common_text = _Steps(results), None, None, None, b""
     while True:
         kind, value = inbox.get()
         if kind == "common":
-            common = value
+            common_text = value
             continue
         try:
             if work is None:  # inside `try`, so that a failed import is reported like any other error
                 take_over(trust)
                 work, shared = TensorUnpickler(io.BytesIO(text), handle).load()
-            answer = pickle.dumps(("done", work(shared, with_common(value, common), bar)))
+            if common_text:
+                common, common_text = pickle.loads(common_text), b""
+            answer = pickle.dumps(("done", work(shared, with_common(pickle.loads(value), common), bar)))
         except BaseException as error:
             answer = pickle.dumps(("error", sendable(error)))
         _send(results, answer)
@@ -152,7 +154,10 @@ def with_common(job: Any, common: Any) -> Any:
 
 
 def _listen(source: IO[bytes], inbox: queue.SimpleQueue[Any]) -> None:
-    """Pass on incoming messages. When the pipe is closed, end this process at once, even in the middle of a job."""
+    """Pass on incoming messages. When the pipe is closed, end this process at once, even in the middle of a job.
+
+    Jobs, and what they share, arrive as bytes: their classes can be imported only after `take_over`.
+    """
     try:
         while True:
             inbox.put(pickle.load(source))
