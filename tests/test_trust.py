@@ -203,6 +203,45 @@ def test_the_words_of_a_command_line_that_name_modules() -> None:
     assert sent[1] == {"a.b", "c", "d"} <= sent[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--methods", "a:M"], ["a:M"]),
+        (["--methods=mtt,a:M,b.c:N"], ["a:M", "b.c:N"]),
+        (["--methods", "a:M", "b:N"], ["a:M", "b:N"]),
+        (["--set", "model=a:net,convnet-d3,b:net"], ["a:net", "b:net"]),
+        (["--set=model=a:net"], ["a:net"]),
+        (["--set", "evaluation.architectures=a:net+mlp,b:net", "model=c:net"], ["a:net", "b:net", "c:net"]),
+        (["--set", "data.source=a:b", "evaluation.baselines=random+kmeans"], []),
+    ],
+)
+def test_the_words_of_a_sweep_that_name_modules(words: list[str], names: list[str]) -> None:
+    assert named_in(["sweep", "digits-ipc1", *words, "--seeds", "2"]) == names
+    with typed(words):
+        assert all(is_trusted(module_of(name)) for name in names)
+
+
+USERS_METHOD = """
+from astdistill.methods import DM
+
+class Step(type(DM.step)):
+    pass
+
+OWN = DM.replace(name="own", paper="mine", step=Step())
+"""
+
+
+def test_a_sweep_runs_a_method_of_the_current_folder_in_its_workers(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "my_own.py").write_text(USERS_METHOD)
+    words = "--methods my_own:OWN --seeds 2 --workers 2 --threads 1 --set distill.iterations=1 model=convnet-d1-w4"
+    few = "evaluation.networks=1 evaluation.recipe.epochs=1 evaluation.baselines=random data.per_class=6"
+    ended = astdistill(folder, "sweep", "digits-ipc1", *words.split(), *few.split(), "--out", "out")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Failed" not in ended.stdout
+
+
 def test_a_python_caller_names_networks_and_trusts_files(here: Path) -> None:
     (here / "my_net.py").write_text(EVIL.replace("PWNED", "IMPORTED"))
     file = stranger(here, model="my_net:f")

@@ -18,8 +18,13 @@ _TRUSTED: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset()
 """Modules whose code the user has requested, each with those inside it."""
 _LOCAL: ContextVar[frozenset[str]] = ContextVar("here", default=frozenset())
 """Those of them that were typed on a command line, which are also searched for in the current folder."""
-NAMING = ("--method", "--part", "--model", "--architectures", "--evaluation.architectures", "--trust")
+NAMING = (
+    "--method", "--methods", "--part", "--model", "--architectures", "--evaluation.architectures",
+    "--set", "--trust",
+)  # fmt: skip
 """The flags whose values may name a module of the user."""
+SETTABLE = "model", "evaluation.architectures"
+"""The settings that `--set` may give modules of the user as values."""
 PATH = re.compile(r"(?:[\w-]+=)?((?:[^\W\d]\w*\.)*[^\W\d]\w*)(?::[\w.]+)?")
 """`package.module`, `package.module:name`, or `field=package.module:name`."""
 
@@ -89,9 +94,24 @@ def named_in(arguments: Sequence[str]) -> list[str]:
         if argument.startswith("--"):
             flag, _, argument = argument.partition("=")
             flag = flag.replace("_", "-")
-        if argument and (flag == "--trust" or (flag in NAMING and ":" in argument)):
+        if flag == "--trust":
             names.append(argument)
-    return names
+        elif flag in NAMING:
+            names += [each for each in _values(flag, argument) if ":" in each]
+    return list(filter(None, names))
+
+
+def _values(flag: str, argument: str) -> list[str]:
+    """The values in one argument of a flag: `--methods` separates them by commas, `--set model=A,B` too, and words of
+    one value by +."""
+    if flag == "--methods":
+        return argument.split(",")
+    if flag == "--set":
+        name, _, values = argument.partition("=")
+        if name.replace("-", "_") not in SETTABLE:
+            return []
+        return re.split("[,+]", values)
+    return [argument]
 
 
 def _modules(names: Iterable[object]) -> frozenset[str]:
