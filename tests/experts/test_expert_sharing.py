@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,19 @@ def test_shards_share_the_experts(tmp_path: Path, dataset: Dataset, whole: Traje
     for shard in ("1/4", "3/4", "4/4"):
         train_experts(dataset, model=TINY, recipe=TINY_RECIPE, count=COUNT, store=tmp_path, shard=shard)
     assert same_store(first, whole)
+
+
+def test_a_shard_leaves_out_experts_that_other_shards_train_further(tmp_path: Path, dataset: Dataset) -> None:
+    train = partial(train_experts, dataset, model=TINY, recipe=TINY_RECIPE, count=4, store=tmp_path)
+    train(stop_after=1)
+    first = train(stop_after=2, shard="1/2")
+    assert first.experts() == [0, 2]
+    assert [len(each.step_squared) for each in first.curves()] == [2, 2]
+    everyone = TrajectoryStore(first.folder, first.identity, until=2)
+    with pytest.raises(InputError, match=r"001\.safetensors is trained for 1 of 2 epochs; run the same") as raised:
+        everyone.curves()
+    assert "delete" not in str(raised.value)
+    assert train(stop_after=2, shard="2/2").experts() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("shard", ["", "1", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2", "²/3", "7/7"])

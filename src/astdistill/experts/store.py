@@ -459,6 +459,11 @@ class TrajectoryStore:
             raise InputError(
                 f"{path} holds rows of {rows.get_dtype()}, where one of {', '.join(TYPES)} is expected; {MEND}."
             )
+        if shape == [trained + 1, self.identity.parameters] and 0 < trained < (self.until or whole):
+            raise InputError(
+                f"{path} is trained for {trained} of {self.until or whole} epochs; run the same command without "
+                "--shard, or for the shard of this expert, to train it further."
+            )
         if shape != expected:
             raise InputError(f"{path} holds rows of shape {shape} where {expected} is expected; {MEND}.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -154,7 +155,19 @@ def train_experts(
             bar("training experts (epochs)", total, done, "images", images) as progress,
         ):
             _train_missing(dataset, trajectories, begun, until, worker_plan, progress, shard is None)
-    return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
+    result = TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
+    if shard is None:
+        return result
+    return _without_shorter(result, until)
+
+
+def _without_shorter(store: TrajectoryStore, until: int) -> TrajectoryStore:
+    """The store without the experts that have not reached epoch `until`: another process trains its shard later."""
+    present = store.experts()
+    reached = tuple(expert for expert in present if store.trained_epochs(expert) >= until)
+    if len(reached) == len(present):
+        return store
+    return replace(store, chosen=reached)
 
 
 def experts_of_shard(shard: str | None, count: int) -> range:
