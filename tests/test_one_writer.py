@@ -337,3 +337,13 @@ def test_signals_leave_the_folder_to_the_next(tmp_path: Path, holder: subprocess
     assert list((tmp_path / "run").iterdir()) == []
     with RunDir(tmp_path / "run").writing():
         pass
+
+
+def test_a_mark_of_another_process_with_the_same_number_stays(tmp_path: Path) -> None:
+    """In containers every process has the number 1, and another one may have taken over the folder of a stalled one."""
+    run = RunDir(tmp_path / "run")
+    theirs = Owner("node7", "0123abcd", os.getpid(), "5", time.time()).to_json()
+    with run.writing():
+        write_json(tmp_path / "theirs", theirs)
+        (tmp_path / "theirs").replace(run.writer)
+    assert json.loads(run.writer.read_text()) == theirs

@@ -288,10 +288,10 @@ class RunDir:
         """Mark the folder as reserved by this process, with a file that only one process can create. Raises InputError
         if another process was faster, which can happen where locks have no effect."""
         self._remove_stale_mark()
-        temporary = create_temporary(self.writer)
+        present, temporary = Owner.present(), create_temporary(self.writer)
         try:
             with naming(self.writer):
-                temporary.write_text(json.dumps(Owner.present().to_json()), encoding="utf-8")
+                temporary.write_text(json.dumps(present.to_json()), encoding="utf-8")
             try:
                 os.link(temporary, self.writer)
             except FileExistsError:
@@ -306,15 +306,15 @@ class RunDir:
         stop = threading.Event()
         heartbeat = threading.Thread(target=_touch, args=(self.writer, stop), daemon=True)
         heartbeat.start()
-        stack.callback(self._unsign)
+        stack.callback(self._unsign, present)
         stack.callback(heartbeat.join)
         stack.callback(stop.set)
 
-    def _unsign(self) -> None:
-        """Undo `_sign`, unless another process has signed meanwhile or the folder is gone."""
+    def _unsign(self, signed: Owner) -> None:
+        """Undo `_sign`, unless another process has signed meanwhile or the folder is gone. Whole owners are compared:
+        in containers every process may have the number 1."""
         give_back(self.folder)
-        owner = self._owner()
-        if owner is not None and owner.pid == os.getpid():
+        if signed.pid == os.getpid() and self._owner() == signed:  # not in a process that was forked meanwhile
             self.writer.unlink(missing_ok=True)
 
     def _remove_stale_mark(self) -> None:
