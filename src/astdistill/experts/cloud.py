@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 
 from ..runtime.errors import InputError
 from ..runtime.files import (
@@ -25,6 +26,7 @@ from ..runtime.files import (
     parse_json,
     reading,
     remove_folder,
+    replacing,
     save_tensors,
     warn,
 )
@@ -180,8 +182,15 @@ class CloudFiles:
         return self.scratch / f"{expert:03d}{ENDING}"
 
     def _upload_leftover(self, expert: int, file: Path, recipe_epochs: int) -> None:
-        """Upload a trajectory that an earlier call had not uploaded yet when it was stopped."""
-        if not self.has(expert) or self._epochs_in_object(self._object_name(expert)) < published_rows(file) - 1:
+        """Upload a trajectory that an earlier call had not uploaded yet when it was stopped. A file that an earlier
+        version left half-written is removed: its rows are fetched or trained again."""
+        try:
+            epochs = published_rows(file) - 1
+        except SafetensorError as error:
+            warn(f"{file} is not a whole trajectory ({error}); it is removed, and made again.")
+            file.unlink(missing_ok=True)
+            return
+        if not self.has(expert) or self._epochs_in_object(self._object_name(expert)) < epochs:
             self.publish(expert, recipe_epochs, self._local_folder(expert))
         else:
             file.unlink()
@@ -201,7 +210,8 @@ class CloudFiles:
         if rows is not None:
             (folder / "rows.bin").write_bytes(rows.numpy().astype("<f4").tobytes())
         else:
-            self._local_file(expert).write_bytes(self.objects.read_all(self._object_name(expert)))
+            with replacing(self._local_file(expert)) as temporary:
+                temporary.write_bytes(self.objects.read_all(self._object_name(expert)))
         remove_folder(self._local_folder(expert))
         folder.rename(self._local_folder(expert))
         self._last_upload[expert] = time.monotonic(), best
