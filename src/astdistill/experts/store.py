@@ -374,7 +374,7 @@ class TrajectoryStore:
             return f"delete the folder {self.folder} and import the experts again: astdistill import-buffers"
         return f"{MEND}, or train that expert with: astdistill experts PRESET"
 
-    def _checked_digests(self, path: Path, file: Any) -> list[str]:
+    def _checked_digests(self, path: Path, file: Any, expert: int) -> list[str]:
         """Digests of all rows of a file; empty for a file of an earlier version. Raises InputError if its header was
         changed after it was written."""
         metadata = file.metadata() or {}
@@ -390,7 +390,7 @@ class TrajectoryStore:
             valid = False
         if not valid:
             raise InputError(
-                f"{path} was changed after it was written: the header of expert {int(path.stem)} does not match "
+                f"{path} was changed after it was written: the header of expert {expert} does not match "
                 f"its digest; {self._repair_advice}."
             )
         if isinstance(written, list):
@@ -430,7 +430,7 @@ class TrajectoryStore:
             path = self.path(expert)
             with self._reading(path):
                 file = self.files.opened(expert)
-                self._sums[expert] = self._checked_digests(path, file)
+                self._sums[expert] = self._checked_digests(path, file, expert)
                 self._check_rows(path, file)
             self._open[expert] = file
         return self._open[expert]
