@@ -31,7 +31,7 @@ from ..report.tuning import FILE, Outcome, TrialRecord, Tuning, flags_of
 from ..runtime.cluster import used
 from ..runtime.config import Record
 from ..runtime.errors import DivergedError, InputError
-from ..runtime.files import check_folder, check_regular
+from ..runtime.files import check_folder, check_regular, replacing
 from ..runtime.parallel import plan_workers, pool
 from ..runtime.progress import Bar, bar, phase, tell
 from ..runtime.run_dir import FREE, RunDir, flat
@@ -320,7 +320,9 @@ class _Trials:
         if path.exists():
             check_regular(path)
             content = path.read_bytes()
-            path.write_bytes(content[: content.rfind(b"\n") + 1])  # drops a line that a kill has cut off
+            if content and not content.endswith(b"\n"):  # a kill has cut off the last line
+                with replacing(path) as temporary:
+                    temporary.write_bytes(content[: content.rfind(b"\n") + 1])
         journal = optuna.storages.journal
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=self.rungs[0], reduction_factor=2)
         try:
