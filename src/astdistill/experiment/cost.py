@@ -56,7 +56,7 @@ class DatasetSize:
 
     def memory_bytes(self, data: DataConfig, device: str) -> int:
         """Memory in bytes of all images, stored as `data` configures, and of the ZCA matrices."""
-        images = self.train + self.test
+        images = self.train + self.test + self.validation
         storage = residence(data.memory, images, self.shape, data.whiten, device)
         matrices = (data.whiten in MIXING) * (1 + (storage != "float32"))
         return held_bytes(storage, images, self.shape) + matrices * 4 * math.prod(self.shape) ** 2
