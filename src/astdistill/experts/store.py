@@ -459,9 +459,9 @@ class TrajectoryStore:
             raise InputError(
                 f"{path} holds rows of {rows.get_dtype()}, where one of {', '.join(TYPES)} is expected; {MEND}."
             )
-        if shape == [trained + 1, self.identity.parameters] and 0 < trained < (self.until or whole):
+        if shape == [trained + 1, self.identity.parameters] and 0 < trained < (self.until or 0):
             raise InputError(
-                f"{path} is trained for {trained} of {self.until or whole} epochs; run the same command without "
+                f"{path} is trained for {trained} of {self.until} epochs; run the same command without "
                 "--shard, or for the shard of this expert, to train it further."
             )
         if shape != expected:
