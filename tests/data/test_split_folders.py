@@ -307,3 +307,11 @@ def test_a_test_part_without_class_folders_inside_another_folder_is_left_out(tre
     data = load_dataset(tree(TEST, inside))
     assert sizes(data) == (("cat", "dog"), [4, 4], [1, 1])
     assert data.summary.left_out[0].startswith(f"folder {inside.split('/')[0]}, whose ")
+
+
+def test_sets_with_parts_side_by_side_are_told(tree: Tree) -> None:
+    folders = [
+        f"{domain}/{part}/{name}" for domain in ("photo", "sketch") for part in ("train", "test") for name in "ab"
+    ]
+    (said,) = load_dataset(tree(TRAIN, *folders), whiten="none").summary.guessed
+    assert said.startswith("folders inside class folders count to the class, such as a, b to photo")

@@ -340,7 +340,7 @@ class _Finder:
                 *_note_on_stray_pictures(stray),
                 *_note_on_untested(untested),
             ),
-            tuple(self.notes),
+            (*self.notes, *self._notes_on_nested_folders([*train.items(), *test.items()])),
             (*outer_folders, self.root, *class_folders),
         )
 
