@@ -211,6 +211,20 @@ def test_tables_that_cannot_be_used_beside_class_folders(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (["0.png,x", "0.png,y"], "names the picture '0.png', which may be part_0/0.png or part_1/0.png"),
+        (["part_0/0.png,x", 'part_1/3.png,"y\nz"'], "holds a line break ('y\\nz')"),
+        (["PART_0/0.PNG,x", "PART_1/3.PNG,y"], "such as 'PART_0/0.PNG' (there is 'part_1/0.png')"),
+    ],
+)
+def test_a_faulty_table_beside_class_folders_is_told(tmp_path: Path, rows: list[str], why: str) -> None:
+    (said,) = beside(tmp_path, [*FOLDERS, "part_1/0.png"], {"labels.csv": lines(ABOVE, *rows)})
+    assert said.startswith("folders as the classes, not the labels in labels.csv, which could not be used (")
+    assert why in said
+
+
 def test_tables_of_parts_and_of_further_pictures(tmp_path: Path) -> None:
     rows = [f"{name},{name[:6]}" for name in FOLDERS]
     said = beside(tmp_path / "a", FOLDERS, {"train.csv": lines(ABOVE, *rows[:4]), "test.csv": lines(ABOVE, *rows[4:])})

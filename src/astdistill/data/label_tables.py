@@ -192,8 +192,11 @@ def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], 
     except _UnreadableTableError as error:
         reason = str(error).split(";")[0]
         return f"folders as the classes, not the labels in {name}, which could not be read ({reason})"
-    except InputError:  # a table of other data
-        return ""
+    except _FaultyTableError as error:
+        if not error.names_files:  # a table of other data
+            return ""
+        reason = str(error).split(";")[0]
+        return f"folders as the classes, not the labels in {name}, which could not be used ({reason})"
     labels = {} if table is None else table.labels()
     if table is None or not labels:
         return ""
@@ -275,11 +278,12 @@ def _read_tables(
 
 
 class _FaultyTableError(InputError):
-    """A faulty table; `picture_names` are the pictures for which it has labels."""
+    """A faulty table; `picture_names` are the pictures for which it has labels. `names_files` tells whether it names
+    files of pictures in the folder, if only in another case, and not mere numbers such as those of classes."""
 
-    def __init__(self, message: str, named: Iterable[str]) -> None:
+    def __init__(self, message: str, named: Iterable[str], names_files: bool = False) -> None:
         super().__init__(message)
-        self.picture_names = frozenset(named)
+        self.picture_names, self.names_files = frozenset(named), names_files
 
 
 class _UnreadableTableError(_FaultyTableError):
@@ -412,7 +416,8 @@ class _Table:
             return _Table.of(file, cells, chosen, matches[chosen], headless)
         except InputError as error:
             pictures = {path for values in matches.values() for paths in values for path in paths}
-            raise _FaultyTableError(str(error), pictures if label_columns else ()) from error
+            names_files = any(_names_files(cells[name], pictures, index) for name in columns) and bool(label_columns)
+            raise _FaultyTableError(str(error), pictures if label_columns else (), names_files) from error
 
     @staticmethod
     def of(file: Path, cells: Cells, image: str, matches: Sequence[Sequence[str]], headless: bool) -> _Table:
@@ -483,6 +488,12 @@ def _have_endings(texts: Sequence[str | None]) -> bool:
     """Whether most values have the ending of a picture file."""
     present = [text for text in texts if text is not None]
     return 2 * sum(map(is_picture, map(file_name, present))) > len(present)
+
+
+def _names_files(texts: Sequence[str | None], pictures: AbstractSet[str], index: PictureIndex) -> bool:
+    """Whether a column holds names of files, of which some are `pictures` or differ from a picture in case only."""
+    examples = islice(filter(None, texts), LOOKED_AT)
+    return _have_endings(texts) and (bool(pictures) or any(map(index.spelling_hint, examples)))
 
 
 def _matches(texts: Iterable[str | None], index: PictureIndex, file: Path) -> list[list[str]]:
