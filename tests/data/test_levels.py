@@ -15,7 +15,7 @@ import torch
 from PIL import Image, TiffImagePlugin
 
 from astdistill.data.dataset import DataConfig, Dataset
-from astdistill.data.levels import Levels, Opening, Values, picture_values
+from astdistill.data.levels import ORIENTATION, Levels, Opening, Values, header_shape, picture_values
 from astdistill.data.loading import load_dataset
 from astdistill.runtime.errors import InputError
 
@@ -326,3 +326,13 @@ def test_only_orientations_that_turn_are_said(tmp_path: Path, orientation: int, 
     Image.fromarray(RAMP.astype(np.uint8)).save(buffer, "JPEG", exif=exif)
     found = read(folder(tmp_path / "set", buffer.getvalue(), buffer.getvalue(), ending="jpg"))
     assert any("turned upright" in line for line in found.summary.read) == said
+
+
+@pytest.mark.parametrize("ending", ["tif", "png", "webp", "jpg"])
+def test_the_header_of_a_turned_picture_tells_its_upright_shape(ending: str) -> None:
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = 6
+    Image.new("RGB", (24, 16)).save(data, {"tif": "TIFF", "jpg": "JPEG"}.get(ending, ending), exif=exif)
+    with Image.open(data) as picture:
+        assert header_shape(picture) == (3, 24, 16)
+        assert picture_values(picture, Opening()).values.shape == (3, 24, 16)

@@ -34,6 +34,8 @@ HALF = 128
 """Fractional values have 256 levels only if the largest is between this and 255."""
 FRAMES = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")
 """Formats for which further frames or pages are reported; not MPO, the second picture that phones store in a JPEG."""
+WIDTH, HEIGHT = 256, 257
+"""The TIFF tags of the size as stored."""
 ORIENTATION = 0x0112
 """The EXIF tag of the camera orientation."""
 TURNS = (2, 3, 4, 5, 6, 7, 8)
@@ -114,10 +116,14 @@ def picture_values(picture: Image.Image, opening: Opening) -> Values:
 def header_shape(picture: Image.Image) -> tuple[int, int, int]:
     """Channels, height and width of the result of `picture_values`, for a picture that is opened but not decoded."""
     channels = 1 if picture.mode in (*GREY_MODES, *DEEP_MODES) else 3
-    # Reading the EXIF data of a PNG would decode the whole file, as they may be at the end.
-    if picture.format != "PNG" and picture.getexif().get(ORIENTATION, 1) in LYING:
-        return channels, picture.width, picture.height
-    return channels, picture.height, picture.width
+    # Newer versions of Pillow give the size of a TIFF upright, older ones as stored.
+    tags: Any = getattr(picture, "tag_v2", {})
+    width, height = tags.get(WIDTH, picture.width), tags.get(HEIGHT, picture.height)
+    # EXIF data behind the pixels of a PNG are not known yet, and asking for them would decode the whole file.
+    is_known = picture.format != "PNG" or "exif" in picture.info
+    if is_known and picture.getexif().get(ORIENTATION, 1) in LYING:
+        return channels, width, height
+    return channels, height, width
 
 
 def list_values(array: np.ndarray) -> Values:
