@@ -289,6 +289,24 @@ def test_pictures_called_like_masks_of_others_are_told(tree: Tree, suffix: str) 
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mask_{}", "a word such as mask or thumb"),
+        ("thumb_{}", "a word such as mask or thumb"),
+        ("{} - Copy", "a word or number of copies"),
+        ("{} (1)", "a word or number of copies"),
+        ("{}(2)", "a word or number of copies"),
+    ],
+)
+def test_masks_by_prefix_and_numbered_copies_are_told(tree: Tree, name: str, kind: str) -> None:
+    first = Path(tree(TRAIN, *both("."))) / "cat/000.png"
+    first.with_stem(name.format("000")).write_bytes(first.read_bytes())
+    first.with_stem("mask_x").write_bytes(first.read_bytes())  # x is no picture
+    (said,) = load_dataset(str(tree(TRAIN, *both(".")))).summary.guessed
+    assert said.startswith(f"1 pictures as images of their class, though their names are like another and {kind} (")
+
+
 def test_folders_of_pictures_deep_inside_classes_are_told(tree: Tree) -> None:
     tree(TRAIN, *both("small/small"))
     (said,) = load_dataset(tree(TRAIN, *both("large/large"))).summary.guessed

@@ -140,11 +140,11 @@ def _no_pictures(folder: Path, skipped: Walked) -> InputError:
     )
 
 
-DERIVED = re.compile(
-    r"(.+?)[-_ .]+(masks?|seg(mentation)?|labels?|gt|annotations?|thumb(nail)?s?|preview|small)([-_ ]?\d+)?",
-    re.IGNORECASE,
-)
-"""Names of files derived from a picture: the name of the picture, then a word such as mask or thumbnail."""
+DERIVED_WORD = r"(?:masks?|seg(?:mentation)?|labels?|gt|annotations?|thumb(?:nail)?s?|preview|small)"
+DERIVED = re.compile(rf"(.+?)[-_ .]+{DERIVED_WORD}(?:[-_ ]?\d+)?|{DERIVED_WORD}[-_ .]+(.+)", re.IGNORECASE)
+"""Names of files derived from a picture: its name after or before a word such as mask or thumbnail."""
+COPY = re.compile(r"(.+?)(?: ?- ?copy)?(?: ?\(\d+\))?", re.IGNORECASE)
+"""Names that systems give to copies: `000 - Copy`, `000 (1)`."""
 
 
 def _notes_on_copies(pictures: Mapping[str, Sequence[tuple[int, Path]]], folders: Sequence[str]) -> Iterator[str]:
@@ -154,15 +154,13 @@ def _notes_on_copies(pictures: Mapping[str, Sequence[tuple[int, Path]]], folders
     if named_by_wnid(folders):
         return
     stems = Counter((path.parent, path.stem) for pairs in pictures.values() for _, path in pairs)
-    derived = [
-        path
-        for pairs in pictures.values()
-        for _, path in pairs
-        if (match := DERIVED.fullmatch(path.stem)) and (path.parent, match[1]) in stems
-    ]
+    paths = [path for pairs in pictures.values() for _, path in pairs]
+    derived = [path for path in paths if any((path.parent, name) in stems for name in _originals(DERIVED, path))]
+    copies = [path for path in paths if any((path.parent, name) in stems for name in _originals(COPY, path))]
     duplicates = [f"{name}.*" for (_, name), count in stems.items() if count > 1]
     kinds = {
         "another and a word such as mask or thumb": list(map(str, derived)),
+        "another and a word or number of copies": list(map(str, copies)),
         "another but for the ending": duplicates,
     }
     for kind, names in kinds.items():
@@ -171,6 +169,12 @@ def _notes_on_copies(pictures: Mapping[str, Sequence[tuple[int, Path]]], folders
                 f"{len(names)} pictures as images of their class, though their names are like {kind} "
                 f"({some(map(Path, names))}): take them out where they are masks or copies"
             )
+
+
+def _originals(pattern: re.Pattern[str], path: Path) -> list[str]:
+    """The name of the picture from which the name of a file is derived, by a pattern; none if it is not."""
+    match = pattern.fullmatch(path.stem)
+    return [name for name in (match.groups() if match else ()) if name and name != path.stem]
 
 
 def _printable_names(folders: Sequence[str]) -> tuple[str, ...]:
