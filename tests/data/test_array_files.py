@@ -699,3 +699,33 @@ def test_an_empty_source_is_no_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def idx_bytes(array: np.ndarray) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_arrays_of_the_test_part_alone_are_refused_unless_they_are_named(tmp_path: Path, part: str) -> None:
+    file, images, labels = tmp_path / "a.npz", f"x_{part}", f"y_{part}"
+    np.savez(file, **{images: IMAGES, labels: LABELS})
+    only = rf"holds only the test part \({images}, {labels}\); add x_train and y_train, or take"
+    with pytest.raises(InputError, match=only):
+        load(file)
+    assert len(load(file, image_column=images, label_column=labels).train) == 16
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy" / f"{images}.npy", IMAGES)
+    np.save(tmp_path / "npy" / f"{labels}.npy", LABELS)
+    with pytest.raises(InputError, match=only):
+        load(tmp_path / "npy")
+
+
+def test_files_of_the_test_part_alone_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "idx").mkdir()
+    write_idx(tmp_path / "idx" / "t10k-images-idx3-ubyte", IMAGES[..., 0], False)
+    write_idx(tmp_path / "idx" / "t10k-labels-idx1-ubyte", LABELS.astype(np.uint8), False)
+    with pytest.raises(InputError, match=r"holds only the test part \(t10k-images-idx3-ubyte, t10k-labels"):
+        load(tmp_path / "idx")
+    (tmp_path / "npz").mkdir()
+    np.savez(tmp_path / "npz" / "test.npz", images=IMAGES, labels=LABELS)
+    with pytest.raises(InputError, match=r"holds only the test part \(test.npz\); add a file of training images"):
+        load(tmp_path / "npz")
+    assert len(load(tmp_path / "npz" / "test.npz").train) == 16
+    np.savez(tmp_path / "npz" / "test.npz", x_train=IMAGES, y_train=LABELS)
+    assert len(load(tmp_path / "npz").train) == 16

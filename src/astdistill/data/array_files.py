@@ -22,7 +22,7 @@ from .cifar import begins_as_cifar, cifar_folder, is_cifar
 from .dataset import RawData, Summary
 from .listing import Listing
 from .mat_files import HEADER, read_mat
-from .named_arrays import AS_FOUND, MNIST_TEST, ArrayChoice, NamedArrays, role_of, set_of_arrays
+from .named_arrays import AS_FOUND, MNIST_TEST, ArrayChoice, NamedArrays, part_of, role_of, set_of_arrays
 from .splits import split_of
 
 IDX = re.compile(r"[-._]idx\d?([-._]\w+)?(\.gz)?$", re.IGNORECASE)
@@ -265,6 +265,7 @@ def _npy_arrays(paths: Sequence[Path], folder: Path) -> NamedArrays:
 def _from_npzs(paths: Sequence[Path], folder: Path, choice: ArrayChoice) -> RawData:
     """Read a folder with one .npz file, or with one file per part."""
     if len(paths) == 1:
+        _check_training_file(paths[0], folder)
         return from_npz(paths[0], choice)
     parts = [(split_of(path.stem), role_of(path.stem)) for path in paths]
     if any(part is None for part, _ in parts) or len(set(parts)) < len(parts):
@@ -283,6 +284,20 @@ def _from_npzs(paths: Sequence[Path], folder: Path, choice: ArrayChoice) -> RawD
 
     return set_of_arrays(
         NamedArrays(_folder_name(folder), str(folder), _display_name(folder), tuple(members), read), choice
+    )
+
+
+def _check_training_file(path: Path, folder: Path) -> None:
+    """Raise InputError if the only file of a folder is named as a test or validation part and holds no training
+    part."""
+    if split_of(path.stem) not in ("test", "validation") or not zipfile.is_zipfile(path):
+        return
+    with _open_npz(path) as arrays:
+        if any(part_of(name) == "train" for name in arrays.names):
+            return
+    raise InputError(
+        f"{folder} holds only the test part ({path.name}); add a file of training images, or take this one for "
+        f"training with --data {path}."
     )
 
 

@@ -324,11 +324,23 @@ def _parts_by_shape(arrays: NamedArrays, candidates: Candidates) -> Parts:
     if not pairs or len(pairs) > 2 or len(images) != len(labels) or not fitting:
         descriptions = ", ".join(f"{name} {_describe_shape(array)}" for name, array in read.items())
         raise InputError(f"{arrays.source} holds {descriptions or 'nothing'}; {NEEDED}.")
+    _check_training_part(arrays, candidates, pairs)
     test = pairs[1] if len(pairs) == 2 else None
     notes = [f"{pair.images} are images and {pair.labels} their labels, by their shapes" for pair in pairs]
     notes += [f"{test.images} are those of the test part, by their {basis}"] if test else []
     others = [name for name in candidates.names if name not in (*images, *labels)]
     return Parts(pairs[0], test, tuple(notes), (*_notes_on_unused(others), *candidates.unused))
+
+
+def _check_training_part(arrays: NamedArrays, candidates: Candidates, pairs: Sequence[Pair]) -> None:
+    """Raise InputError if the names of all arrays are those of a test or validation part, unless the user chose
+    them."""
+    names = [name for pair in pairs for name in (pair.images, pair.labels)]
+    if not candidates.chosen and all(part_of(name) in ("test", "validation") for name in names):
+        raise InputError(
+            f"{arrays.source} holds only the test part ({', '.join(names)}); add x_train and y_train, or take these "
+            f"for training with --data.image-column {names[0]} --data.label-column {names[1]}."
+        )
 
 
 def _assign_pairs(arrays: NamedArrays, images: Sequence[str], labels: Sequence[str]) -> tuple[list[Pair], str]:
