@@ -225,6 +225,65 @@ def test_a_faulty_table_beside_class_folders_is_told(tmp_path: Path, rows: list[
     assert why in said
 
 
+@pytest.mark.parametrize("name", ["test.csv", "val_labels.csv", "test/metadata.csv"])
+def test_a_table_of_the_test_part_alone_is_refused_unless_it_is_named(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    pictures(file.parent)
+    file.write_text(table(NAMES))
+    with pytest.raises(
+        InputError, match=r"holds labels of the test part only \([a-z_]+.csv\); add a table of training"
+    ):
+        read(DataConfig(source=str(tmp_path)))
+    read_all(file)
+
+
+def test_a_table_of_the_test_part_that_divides_itself_is_read(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    rows = (f"{name},{CLASSES[i % 3]},{'train' if i < 6 else 'test'}" for i, name in enumerate(NAMES))
+    (tmp_path / "eval.csv").write_text(lines("file_name,label,split", *rows))
+    assert labelled(read(DataConfig(source=str(tmp_path)))) == list(range(6))
+
+
+def test_one_hot_columns_of_which_one_is_called_like_a_label_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    flags = (f"{name},{int(i % 3 == 0)},{int(i % 3 == 1)},{int(i % 3 == 2)}" for i, name in enumerate(NAMES))
+    (tmp_path / "labels.csv").write_text(lines("filename,decoy,background,target", *flags))
+    with pytest.raises(InputError, match="in the columns decoy, background, target, of which target is called like"):
+        read(DataConfig(source=str(tmp_path)))
+    assert read(DataConfig(source=str(tmp_path), label_column="target")).classes == ("0", "1")
+
+
+def test_an_open_quotation_mark_in_any_column_is_refused(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    rows = [f"{name},{CLASSES[i % 3]},{chr(34) * (i in (3, 7))}5 inch" for i, name in enumerate(NAMES)]
+    (tmp_path / "labels.csv").write_text(lines("file_name,label,note", *rows))
+    with pytest.raises(InputError, match=r"Column note of .*labels.csv holds further rows after a line break"):
+        read(DataConfig(source=str(tmp_path)))
+    notes = [f'{name},{CLASSES[i % 3]},"two\nlines, of 1"' for i, name in enumerate(NAMES)]
+    (tmp_path / "labels.csv").write_text(lines("file_name,label,note", *notes))
+    read_all(tmp_path)
+
+
+def test_lists_of_labels_in_json_lines(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    rows = [{"file_name": name, "label": [CLASSES[i % 3]], "box": [1, 2]} for i, name in enumerate(NAMES)]
+    (tmp_path / "metadata.jsonl").write_text(lines(*map(json.dumps, rows)))
+    read_all(tmp_path)
+    rows[4] |= {"label": ["dog", "wet"]}
+    (tmp_path / "metadata.jsonl").write_text(lines(*map(json.dumps, rows)))
+    with pytest.raises(InputError, match=r"hold several per image in one text \(\['dog', 'wet'\]\)"):
+        read(DataConfig(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize("column", ["is_training_image", "is_test_image"])
+def test_flags_of_parts_that_name_images_are_told(tmp_path: Path, column: str) -> None:
+    pictures(tmp_path)
+    rows = (f"{name},{CLASSES[i % 3]},{i % 2}" for i, name in enumerate(NAMES))
+    (tmp_path / "labels.csv").write_text(lines(f"file_name,label,{column}", *rows))
+    (said,) = read(DataConfig(source=str(tmp_path))).summary.guessed
+    assert said.startswith(f"all rows as one part, though column {column} (0, 1)")
+
+
 def test_tables_of_parts_and_of_further_pictures(tmp_path: Path) -> None:
     rows = [f"{name},{name[:6]}" for name in FOLDERS]
     said = beside(tmp_path / "a", FOLDERS, {"train.csv": lines(ABOVE, *rows[:4]), "test.csv": lines(ABOVE, *rows[4:])})

@@ -37,7 +37,7 @@ MOST_PARTS = 20
 """A column with more distinct values does not give parts."""
 MOST_NUMBERS = 10
 """A column with more distinct numbers gives neither parts nor folds."""
-EXTRA_WORDS = ("is", "in", "for", "use", "used", "data", "cv", "k")
+EXTRA_WORDS = ("is", "in", "for", "use", "used", "data", "image", "images", "img", "cv", "k")
 """Other words allowed in the name of a column that gives parts by letters, numbers or flags."""
 FLAGS = frozenset(("true", "false", "yes", "no", "y", "n", "t", "f", "0", "1", "0.0", "1.0"))
 """Flags written as text."""

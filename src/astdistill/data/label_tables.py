@@ -20,9 +20,9 @@ from .columns import rank_of
 from .dataset import Source, Summary
 from .decoding import file_bytes
 from .digests import FileSet
-from .hub import table_source, with_files
+from .hub import PART_COLUMNS, table_source, with_files
 from .listing import EXAMPLE, NAMED, WNID, Listing, Walked, is_picture, some, text_of
-from .parquet import SHARD, split_files
+from .parquet import SHARD, part_of, split_files
 from .picture_names import PictureIndex, file_name
 from .splits import split_of
 
@@ -162,7 +162,25 @@ def label_tables(folder: Path, listing: Listing, image: str | None, label: str |
     """
     walked = listing.walk(folder)
     files = [path for path in walked.others if is_table(path) and not EXAMPLE.search(path.stem)]
-    return _find_tables(folder, files, walked.pictures, image, label)
+    tables = _find_tables(folder, files, walked.pictures, image, label)
+    if tables is not None:
+        _check_training_table(tables)
+    return tables
+
+
+def _check_training_table(tables: LabelTables) -> None:
+    """Raise InputError if the only table is named as a test or validation part, and neither a column nor the folders of
+    its pictures tell that it holds training images too."""
+    files, rows = tables.parts.get("train", ()), tables.rows.get("train", {tables.image: []})
+    is_divided = any(column.lower() in PART_COLUMNS for column in rows)
+    folders = {part for name in rows[tables.image] if name for part in PurePosixPath(name).parts[:-1]}
+    if not files or len(tables.parts) > 1 or is_divided or "train" in {*map(split_of, folders)}:
+        return
+    if {part_of(file.relative_to(tables.folder)) for file in files} <= {"test", "validation"}:
+        raise InputError(
+            f"{text_of(tables.folder)} holds labels of the test part only ({text_of(files[0].name)}); add a table of "
+            f"training images, or take this one for training with --data {text_of(files[0])}."
+        )
 
 
 def label_table(path: Path, listing: Listing, image: str | None, label: str | None) -> LabelTables | None:
@@ -377,11 +395,10 @@ class _Table:
         )
         if named := {name: values for name, values in others.items() if ranks[name] and any(values)}:
             return named
-        flags = {name: values for name, values in others.items() if FLAGS.issuperset(values) and not split_of(name)}
-        rows = list(zip(*flags.values(), strict=True))
-        if len(flags) < 2 or any(sum(value in ONE for value in row) != 1 for row in rows):
+        flags = _one_hot(others)
+        if len(flags) < 2:
             return {}
-        names = list(flags)
+        names, rows = list(flags), zip(*flags.values(), strict=True)
         return {names[0]: [next(name for name, value in zip(names, row, strict=True) if value in ONE) for row in rows]}
 
     @staticmethod
@@ -412,7 +429,10 @@ class _Table:
         matches = {name: _matches(cells[name], index, file) for name in columns}
         try:
             _check_labels(file, label_columns)
+            _check_quotes(file, cells, index)
             chosen = _picture_column(matches, cells, file, index)
+            if label is None:
+                _check_one_hot(file, {name: values for name, values in cells.items() if name != chosen}, labels)
             return _Table.of(file, cells, chosen, matches[chosen], headless)
         except InputError as error:
             pictures = {path for values in matches.values() for paths in values for path in paths}
@@ -539,6 +559,39 @@ def _check_labels(file: Path, labels: Cells) -> None:
                 )
 
 
+def _check_quotes(file: Path, cells: Cells, index: PictureIndex) -> None:
+    """Raise InputError for a value of a CSV file in which a further row follows a line break, which is the result of a
+    missing quotation mark."""
+    broken = ((name, text) for name, texts in cells.items() for text in texts if text is not None and "\n" in text)
+    for name, text in broken if file.suffix.lower() != ".jsonl" else ():
+        rows = (CELL.split(line) for line in text.split("\n")[1:])
+        values = [value.strip(" \"'\r") for row in rows if len(row) > 1 for value in row]
+        if any(index.matches(value, file) for value in values if value):
+            raise InputError(
+                f"Column {name} of {text_of(file)} holds further rows after a line break ({text[:40]!r}); close the "
+                "quotation mark."
+            )
+
+
+def _one_hot(columns: Cells) -> Cells:
+    """The columns of flags, if exactly one of them marks each row; else none."""
+    flags = {name: values for name, values in columns.items() if FLAGS.issuperset(values) and not split_of(name)}
+    rows = zip(*flags.values(), strict=True)
+    return flags if all(sum(value in ONE for value in row) == 1 for row in rows) else {}
+
+
+def _check_one_hot(file: Path, columns: Cells, labels: Sequence[str]) -> None:
+    """Raise InputError if the columns called like labels are among three or more one-hot columns, so that the classes
+    of the others would be merged."""
+    flags = list(_one_hot(columns))
+    if labels and len(flags) > 2 and {*labels} <= {*flags}:
+        raise InputError(
+            f"{text_of(file)} tells the class by zeros and ones in the columns {', '.join(flags[:NAMED])}"
+            f"{', …' * (len(flags) > NAMED)}, of which {labels[0]} is called like a label; write one column of labels, "
+            f"or take that one for the label with --data.label-column {labels[0]}."
+        )
+
+
 def _read_cells(
     file: Path, index: PictureIndex, requested: AbstractSet[str | None], rows: int | None = None
 ) -> tuple[Cells, bool]:
@@ -588,7 +641,8 @@ def _column_names(first: Sequence[str], index: PictureIndex, file: Path) -> list
 
 
 def _parse_json_lines(lines: Iterable[str]) -> Cells:
-    """The values of JSON lines. Nested objects become missing values, and lists are joined into one value."""
+    """The values of JSON lines. Nested objects become missing values, a list of one value becomes that value, and
+    longer lists stay lists, which are refused as labels."""
     rows = [parse_json(line) for line in lines]
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError("there are lines that are no objects")
@@ -599,7 +653,8 @@ def _parse_json_lines(lines: Iterable[str]) -> Cells:
 
 def _to_text(value: Any) -> str:
     if isinstance(value, list):
-        return "|".join(map(_to_text, value))
+        texts = [*map(_to_text, value)]
+        return str(texts) if len(texts) > 1 else "".join(texts)
     text = "" if value is None or isinstance(value, dict) else str(value)
     return text.encode("utf-8", "backslashreplace").decode()
 
