@@ -312,3 +312,14 @@ def test_boxes_of_one_class_label_nothing(tmp_path: Path) -> None:
         write(tmp_path / f"cat/{part}.txt", (f"{number:03d}.png {number}" for number in chosen))
     raw = open_folder(tmp_path)
     assert (raw.classes, raw.test, numbers(raw, "train")) == (CLASSES, None, [*NUMBERS])
+
+
+@pytest.mark.parametrize(("name", "part"), [("testing_list.txt", "test"), ("train.txt", "train")])
+def test_a_list_of_one_part_alone_is_told(tmp_path: Path, name: str, part: str) -> None:
+    pictures(tmp_path, in_folders())
+    assert read(DataConfig(source=str(tmp_path))).summary.guessed == ()
+    write(tmp_path / name, (in_folders()[number] for number in range(12)))
+    (said,) = read(DataConfig(source=str(tmp_path))).summary.guessed  # from a cache entry without the note
+    assert said == (
+        f"a share of every class as the test part, not the division by {name} (--data.{part}-part {name} reads it)"
+    )

@@ -158,7 +158,7 @@ def by_lists(folder: Path, listing: Listing, source: Source | None, parts: PartN
     if len(usable) == 1:
         return _source_of(folder, walked, index, usable[0], source, classes)
     if not usable:
-        return source
+        return source if source is None else _with_note_on_single_lists(folder, divisions, source, classes)
     return _with_note(folder, usable, source, classes)
 
 
@@ -225,6 +225,20 @@ def _with_note(folder: Path, usable: Sequence[_Division], source: Source | None,
     return replace(source, summary=source.summary + Summary(guessed=(note,)))
 
 
+def _with_note_on_single_lists(
+    folder: Path, divisions: Sequence[_Division], source: Source, classes: Classes
+) -> Source:
+    """The pictures by class folders, with a note on lists of one part alone, which do not divide them."""
+    lists = [each.parts["train"].file for each in divisions if not each.is_divided and each.in_several(classes)]
+    file = next((file for file in lists if split_of(file.stem) is not None), None)
+    if file is None:
+        return source
+    part = "train" if split_of(file.stem) == "train" else "test"
+    name = text_of(file.relative_to(folder).as_posix())
+    note = f"a share of every class as the test part, not the division by {name} (--data.{part}-part {name} reads it)"
+    return replace(source, summary=source.summary + Summary(guessed=(note,)))
+
+
 # finding and reading lists
 
 
@@ -264,6 +278,8 @@ def _by_name(walked: Walked, index: _Pictures) -> Iterator[_Division]:
     files = [path for path in walked.others if _may_be_list(path)]
     groups = dict[tuple[Path, tuple[str, ...]], dict[str, list[_List]]]()
     for file in files * (len(files) <= MOST_LISTS):
+        if split_of(file.stem) is None and index.matches(file.stem, file):
+            continue  # notes on one picture, such as the boxes in it
         if (found := _read_list(file, index)) is not None:
             group = groups.setdefault((file.parent, other_words(file.stem)), {})
             group.setdefault(split_of(file.stem) or "", []).append(found)

@@ -477,8 +477,14 @@ def _from_files(folder: Path, source: Source, request: Request, listing: Listing
         return [source.name, *request.key(content), *source.external_names, *source.places, *source.lists]
 
     raw = _decode_cached(source.name, source.files, key, lambda: nullcontext(source), request)
-    # `left_out` is that of the current listing: the cache key does not cover ignored files.
-    summary = replace(raw.summary, left_out=source.summary.left_out)
+    # The notes are those of the current listing: the cache key does not cover ignored files, and an entry of an earlier
+    # version lacks the notes that this version adds.
+    found, stored = source.summary, raw.summary
+    summary = Summary(
+        (*found.read, *(note for note in stored.read if note not in found.read)),
+        found.left_out,
+        (*found.guessed, *(note for note in stored.guessed if note not in found.guessed)),
+    )
     return replace(raw, summary=summary + Summary(guessed=other_classes(folder, listing, source)))
 
 
