@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import io
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import NamedTuple
 
 import pytest
@@ -22,12 +24,14 @@ from astdistill.autodiff.native import layout as blocks
 from astdistill.autodiff.native import variants
 from astdistill.autodiff.native.engine import NativeEngine
 from astdistill.autodiff.native.layout import Workspace, blocks_of
+from astdistill.autodiff.training import Trainee
 from astdistill.experts.store import Segment
 from astdistill.methods.estimators import Backprop, Recompute
 from astdistill.methods.matching import IntermediateMatchingLoss, Matching
 from astdistill.methods.unroll import InnerLoop, MetaGradient, Variables, draw_plan
 from astdistill.models.convnets import ConvNet
 from astdistill.models.flat import FlatModel
+from astdistill.models.layers import GroupNorm
 from astdistill.models.registry import build_model
 from astdistill.runtime import progress
 from astdistill.runtime.errors import InputError
@@ -445,6 +449,85 @@ def test_other_networks_are_left_to_torch(module: nn.Module) -> None:
     images, targets = torch.randn(2, 3, 8, 8), torch.full((2, 4), 0.25)
     found = engine_of(model).gradient(model.flatten(), images, targets)
     assert torch.equal(found.theta, EagerEngine(model).gradient(model.flatten(), images, targets).theta)
+
+
+class _Doubled(ConvNet):
+    def forward(self, images: Tensor) -> Tensor:
+        return 2 * ConvNet.forward(self, images)
+
+
+class _Clipped(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return input.clamp(0, 0.5)
+
+
+def _replace(index: int, layer: nn.Module) -> Callable[[ConvNet], object]:
+    return lambda network: network.features.__setitem__(index, layer)
+
+
+def _double_first_input(network: ConvNet) -> None:
+    network.features[4].register_forward_pre_hook(lambda part, inputs: (2 * inputs[0],))
+
+
+def _tie(network: ConvNet) -> None:
+    network.features[9].weight = network.features[5].weight  # type: ignore[union-attr]
+
+
+CHANGES: dict[str, Callable[[ConvNet], object]] = {
+    "dilation": _replace(4, nn.Conv2d(16, 16, 3, padding=2, dilation=2)),
+    "padding": _replace(4, nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular")),
+    "kernel": _replace(4, nn.Conv2d(16, 16, 5, padding=2)),
+    "no bias": _replace(4, nn.Conv2d(16, 16, 3, padding=1, bias=False)),
+    "groups": _replace(4, nn.Conv2d(16, 16, 3, padding=1, groups=4)),
+    "stride": lambda network: vars(network.features[4]).update(stride=(2, 2), padding=(5, 5)),
+    "weight norm": lambda network: nn.utils.parametrizations.weight_norm(network.features[4]),
+    "norm eps": _replace(5, GroupNorm(16, 16, eps=0.1)),
+    "norm groups": _replace(5, GroupNorm(8, 16)),
+    "norm affine": _replace(5, GroupNorm(16, 16, affine=False)),
+    "activation": _replace(6, _Clipped()),
+    "pooling": _replace(7, nn.AvgPool2d(3, 2, 1)),
+    "pooling stride": _replace(7, nn.AvgPool2d(1, 2)),
+    "pooling divisor": _replace(7, nn.AvgPool2d(2, divisor_override=3)),
+    "classifier": lambda network: setattr(network, "classifier", nn.Linear(256, 4, bias=False)),
+    "more classifiers": lambda network: setattr(
+        network, "classifier", nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 4))
+    ),
+    "pre-hook": _double_first_input,
+    "hook": lambda network: network.register_forward_hook(lambda part, inputs, output: 2 * output),
+    "forward": lambda network: setattr(network, "forward", MethodType(_Doubled.forward, network)),
+    "forward of a layer": lambda network: setattr(network.features[6], "forward", torch.sigmoid),
+    "further parameter": lambda network: network.features[4].register_parameter("more", nn.Parameter(torch.ones(3))),
+    "shared parameter": _tie,
+    "inner sequence": _replace(6, nn.Sequential(nn.ReLU(), nn.Sigmoid())),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_convnet_is_left_to_torch(change: str) -> None:
+    torch.manual_seed(0)
+    network = ConvNet(3, 4, (16, 16), depth=3 if change == "shared parameter" else 2, width=16)
+    CHANGES[change](network)
+    check_left_to_torch(network)
+
+
+def test_a_class_derived_from_convnet_is_left_to_torch() -> None:
+    check_left_to_torch(_Doubled(3, 4, (16, 16), depth=2, width=16))
+
+
+def check_left_to_torch(network: ConvNet) -> None:
+    """The gradients of a `FlatModel` and of a `Trainee`, against autograd in float64."""
+    images, targets = torch.randn(5, 3, 16, 16), torch.randn(5, 4).softmax(1)
+    exact = copy.deepcopy(network).double()
+    nn.functional.cross_entropy(exact(images.double()), targets.double()).backward()
+    slopes = [torch.zeros_like(part) if part.grad is None else part.grad for part in exact.parameters()]
+    wanted = torch.cat([part.reshape(-1) for part in slopes])
+    model = FlatModel(network)
+    assert error(engine_of(model).gradient(model.flatten(), images, targets).theta, wanted) < 1e-4
+    assert blocks_of(model.module, (3, 16, 16)) is None
+    trainee = Trainee(network)
+    trainee.gradient(images, targets)
+    assert trainee.theta.grad is not None
+    assert error(trainee.theta.grad, wanted) < 1e-4
 
 
 def test_sizes_that_do_not_halve_are_left_to_torch() -> None:

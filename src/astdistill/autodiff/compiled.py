@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from ..models.convnets import ConvNet
+from ..models.convnets import architecture, is_plain
 from ..models.flat import FlatModel
 from ..runtime.errors import unknown
 from ..runtime.progress import console
@@ -250,12 +250,11 @@ def compiled_engine(
     """One engine for all ConvNets of the same architecture, for any parameters: fifty experts compile once. A new
     engine for any other function.
 
-    Only a ConvNet is known to be the same function of θ, since its repr contains everything that its forward pass
-    depends on.
+    Only a plain ConvNet is known to be the same function of θ.
     """
-    if not (isinstance(model, FlatModel) and isinstance(model.module, ConvNet)):
+    if not (isinstance(model, FlatModel) and is_plain(model.module)):
         return CompiledEngine(model, mode=mode, precision=precision)
-    key = str(model.module), model.size, mode, precision
+    key = architecture(model.module), model.size, mode, precision
     if key not in _SHARED:
         _SHARED[key] = CompiledEngine(model, mode=mode, precision=precision)
     return _SHARED[key]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..data.dataset import Split
-from ..models.convnets import ConvNet
+from ..models.convnets import is_plain
 from ..models.flat import FlatModel
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 from .dispatch import engine_of
@@ -43,9 +43,10 @@ def unpack(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
 class Trainee:
     """`network` with its parameters θ in one vector `theta` `[P]`; `gradient` and `penalised` set `theta.grad`.
 
-    The ConvNet of the papers is differentiated by its engine. Any other module is called directly, in training mode
-    when it is trained, since it may have statistics or draw random numbers. With `parts` only those parameters are θ,
-    and the others do not change. `gradient` is that of the loss of the logits divided by the `temperature`.
+    The ConvNet of the papers is differentiated by its engine. Any other module, and a ConvNet that is not `is_plain`,
+    is called directly, in training mode when it is trained, since it may have statistics or draw random numbers. With
+    `parts` only those parameters are θ, and the others do not change. `gradient` is that of the loss of the logits
+    divided by the `temperature`.
     """
 
     def __init__(
@@ -61,14 +62,9 @@ class Trainee:
             parts, self._views(self.theta.detach()), self._views(self.theta.grad), strict=True
         ):
             part.data, part.grad = view, slope
-        pure = (
-            isinstance(network, ConvNet)
-            and not list(network.buffers())
-            and len(parts) == len(list(network.parameters()))
-        )
         self.model: FlatModel | None = None
         self._engine: Engine | None = None
-        if pure:
+        if is_plain(network) and len(parts) == len(list(network.parameters())):
             self.model = FlatModel(network)
             self._engine = engine_of(self.model)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
+from typing import TypeGuard
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from .layers import (
     ACTIVATIONS,
     POOL,
     POOLINGS,
+    GroupNorm,
     check_counts,
     check_groups,
     check_layer_names,
@@ -65,6 +67,50 @@ class ConvNet(nn.Module):
     def forward(self, images: Batch) -> Logits:
         """The logits."""
         return self.classifier(self.features(images).flatten(1))
+
+
+_LAYERS = frozenset(
+    (
+        *(ConvNet, nn.Sequential, nn.Conv2d, nn.Linear, nn.Identity, nn.AvgPool2d, nn.MaxPool2d),
+        *(GroupNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.BatchNorm2d),
+        *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh),
+    )
+)
+"""Layers that draw no random numbers and, without buffers, compute the same in training and in evaluation mode."""
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_plain(network: nn.Module) -> TypeGuard[ConvNet]:
+    """Whether the attributes of its layers say everything that a network computes: a ConvNet, not a class derived from
+    it, of layers that torch or this package defines, without buffers, hooks, parametrisations or replaced methods."""
+    return (
+        type(network) is ConvNet
+        and type(network.features) is nn.Sequential
+        and type(network.classifier) is nn.Linear
+        and not any(True for _ in network.buffers())
+        and all(map(_is_plain_layer, network.modules()))
+    )
+
+
+def _is_plain_layer(layer: nn.Module) -> bool:
+    # A parametrisation changes the class of a layer; the older weight norm is a hook.
+    own, kind = vars(layer), type(layer)
+    return (
+        kind in _LAYERS
+        and not any(own.get(hooks) for hooks in _HOOKS)
+        and not any(callable(getattr(kind, name, None)) for name in own)
+    )
+
+
+def architecture(network: ConvNet) -> Hashable:
+    """Equal for two plain ConvNets that are the same function of their parameters.
+
+    The repr of a layer does not suffice: that of a pooling omits some of its arguments."""
+    return tuple(
+        (name, type(layer), *(f"{key}={value!r}" for key, value in vars(layer).items() if not key.startswith("_")))
+        for name, layer in network.named_modules()
+        if name
+    )
 
 
 def deepest(size: tuple[int, int], pooling: str = "avg") -> int:

@@ -7,11 +7,12 @@ import ctypes
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from ...models.convnets import ConvNet
+from ...models.convnets import is_plain
 from ...models.flat import FlatModel
 from ...models.layers import GroupNorm
 from ...runtime.shapes import Params
@@ -86,10 +87,10 @@ def group_count(tiles: int, images: int, threads: int) -> int:
 
 def blocks_of(module: nn.Module, shape: tuple[int, int, int]) -> list[Block] | None:
     """The blocks of a network for images `(C, H, W)`; None for a network or a size that the kernels do not support."""
-    if not isinstance(module, ConvNet):
+    if not is_plain(module):
         return None
     layers, (channels, height, width) = list(module.features), shape
-    if len(layers) % 4 or channels > MOST_INPUTS or height * width % WHOLE:
+    if not layers or len(layers) % 4 or channels > MOST_INPUTS or height * width % WHOLE:
         return None
     groups = [layers[first : first + 4] for first in range(0, len(layers), 4)]
     sizes = [(height >> k, width >> k) for k in range(len(groups) + 1)]
@@ -97,19 +98,53 @@ def blocks_of(module: nn.Module, shape: tuple[int, int, int]) -> list[Block] | N
         (h, w) != (2 * a, 2 * b) for (h, w), (a, b) in pairwise(sizes)
     ):
         return None
-    return [Block(k, 0 if k else channels, *sizes[k], last=k == len(groups) - 1) for k in range(len(groups))]
+    blocks = [Block(k, 0 if k else channels, *sizes[k], last=k == len(groups) - 1) for k in range(len(groups))]
+    channels_out, classes = len(next(layers[0].parameters())), module.classifier.out_features
+    found = [(name, tuple(part.shape)) for name, part in module.named_parameters()]
+    return blocks if found == _expected_parameters(blocks, channels_out, classes) else None
+
+
+def _expected_parameters(blocks: list[Block], channels: int, classes: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the parameters in the order in which `Unflattener` reads them: none is missing, shared by two
+    layers, or additional."""
+    found: list[tuple[str, tuple[int, ...]]] = []
+    for k, block in enumerate(blocks):
+        found += [
+            (f"features.{4 * k}.weight", (channels, block.inputs or channels, 3, 3)),
+            (f"features.{4 * k}.bias", (channels,)),
+            (f"features.{4 * k + 1}.weight", (channels,)),
+            (f"features.{4 * k + 1}.bias", (channels,)),
+        ]
+    height, width = blocks[-1].pooled
+    return [
+        *found,
+        ("classifier.weight", (classes, channels * height * width)),
+        ("classifier.bias", (classes,)),
+    ]
 
 
 def _is_supported(convolution: nn.Module, norm: nn.Module, activation: nn.Module, pooling: nn.Module) -> bool:
-    """Whether a block is the published one: 3×3 convolution, instance norm, ReLU, 2×2 average pooling."""
+    """Whether a block is the published one: 3×3 convolution, instance norm, ReLU, 2×2 average pooling. The shapes of
+    their parameters are those of `_expected_parameters`."""
     return (
-        isinstance(convolution, nn.Conv2d)
-        and convolution.out_channels % WHOLE == 0
+        type(activation) is nn.ReLU
+        and _is_supported_convolution(convolution)
         and isinstance(norm, GroupNorm)
-        and norm.num_groups == convolution.out_channels
+        and norm.num_groups == norm.num_channels == convolution.out_channels
         and norm.eps == 1e-5
-        and isinstance(activation, nn.ReLU)
         and isinstance(pooling, nn.AvgPool2d)
+        and (pooling.kernel_size, pooling.stride, pooling.padding) in ((2, 2, 0), ((2, 2), (2, 2), (0, 0)))
+        and pooling.divisor_override is None
+    )
+
+
+def _is_supported_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.out_channels % WHOLE == 0
+        and (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
     )
 
 
