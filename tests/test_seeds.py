@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+import multiprocessing
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+import torch
+from torch import Tensor
+
+from astdistill.models.registry import build_model
 from astdistill.runtime.seeds import derive, rng, seeded
 
 
@@ -49,3 +57,46 @@ def test_the_global_generator_is_neither_read_nor_changed() -> None:
         assert torch.equal(torch.rand(3), first)
     with seeded(1, "network"):
         assert not torch.equal(torch.rand(3), first)
+
+
+def _built(seed: int) -> Tensor:
+    network = build_model("convnet-d3-w32", (3, 32, 32), 10, seed=seed)
+    return torch.cat([part.detach().reshape(-1) for part in network.parameters()])
+
+
+def test_networks_built_in_several_threads_are_those_of_one() -> None:
+    wanted, before = [_built(seed) for seed in range(4)], torch.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(_built, list(range(4)) * 20))
+    assert all(torch.equal(network, wanted[number % 4]) for number, network in enumerate(found))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_process_forked_while_another_thread_draws_does_not_wait_for_it() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with seeded(0, "held"):
+            entered.set()
+            leave.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert entered.wait(30)
+        child = multiprocessing.get_context("fork").Process(target=_draw)
+        child.start()
+        child.join(20)
+        alive = child.is_alive()
+        child.kill()
+    finally:
+        leave.set()
+        holder.join()
+    assert not alive
+
+
+def _draw() -> None:
+    with seeded(0, "forked"):
+        torch.rand(1)

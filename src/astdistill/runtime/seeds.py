@@ -6,6 +6,8 @@ So the draw for iteration 317 is the same whether or not iterations 0 to 316 ran
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,10 +48,27 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+_LOCK = threading.RLock()
+"""Held while a block draws from the generator that all threads share."""
+
+
+def _replace_lock() -> None:
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows; another thread of the parent may hold it and never release it
+    os.register_at_fork(after_in_child=_replace_lock)
+
+
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     """Run code that can only draw from torch's global CPU generator (module initialisers), and restore its state
-    afterwards."""
-    with torch.random.fork_rng(devices=[]):
+    afterwards.
+
+    One thread at a time: the block must not wait for another thread that builds or trains a network. Threads that draw
+    from the global generator themselves, outside of this function, are not held off.
+    """
+    with _LOCK, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, *purpose))
         yield
