@@ -150,3 +150,10 @@ def test_refuses_another_shape() -> None:
         flat.flatten(nn.Linear(2, 2))
     with pytest.raises(InputError, match="ConvNet has other parameters"):
         flat.load(ConvNet(2, 4, (6, 8), depth=2, width=4), flat.flatten())
+
+
+def test_a_frozen_parameter_is_refused_by_name() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    network[1].bias.requires_grad_(False)
+    with pytest.raises(InputError, match=r"'1\.bias'.*requires_grad_\(True\)"):
+        FlatModel(network)

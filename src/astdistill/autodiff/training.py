@@ -54,7 +54,7 @@ class Trainee:
     ) -> None:
         self.network, self._temperature = network, temperature
         if parts is None:
-            parts = list(network.parameters())
+            parts = [part for part in network.parameters() if part.requires_grad]
         self._parts = parts = list(parts)
         self.theta = nn.Parameter(torch.cat([part.detach().reshape(-1) for part in parts]))
         self.theta.grad = torch.zeros_like(self.theta)

@@ -28,8 +28,9 @@ class FlatModel:
         module: From images `[B, C, H, W]` to logits `[B, K]`.
 
     Raises:
-        InputError: The module has no parameters, or has buffers: batch-norm statistics would change from call to call,
-            so that the network is no function of θ.
+        InputError: The module has no parameters, or has some with `requires_grad` False, which training would change
+            with θ, or has buffers: batch-norm statistics would change from call to call, so that the network is no
+            function of θ.
     """
 
     size: int
@@ -41,6 +42,7 @@ class FlatModel:
 
     def __init__(self, module: nn.Module) -> None:
         _refuse_buffers(module)
+        _refuse_frozen(module)
         self._shapes = _parameter_shapes(module)
         if not self._shapes:
             raise InputError(
@@ -189,6 +191,16 @@ class FlatModel:
 
 def _parameter_shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: part.shape for name, part in module.named_parameters()}
+
+
+def _refuse_frozen(module: nn.Module) -> None:
+    for name, part in module.named_parameters():
+        if not part.requires_grad:
+            raise InputError(
+                f"The parameter '{name}' of {type(module).__name__} has requires_grad=False, but all parameters of a "
+                f"network are learned here; call network.requires_grad_(True), or only train it on a set: "
+                f"synthetic.train(network) leaves such parameters unchanged."
+            )
 
 
 def _refuse_buffers(module: nn.Module) -> None:
