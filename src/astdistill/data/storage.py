@@ -316,7 +316,7 @@ def float_images(pixels: StoredImages, preprocessing: Preprocessing, device: str
     on_device = (
         on_device.for_batches() if len(pixels) >= math.prod(shape[1:]) else on_device
     )  # for fewer images two thin products are cheaper
-    result = torch.empty(shape, device=device)
+    result = torch.empty(shape, dtype=torch.float32, device=device)
     # The last bits of a product may depend on its number of rows; pixelwise maps can use small blocks.
     rows = BLOCK if preprocessing.mixes else max(1, VALUES // math.prod(shape[1:]))
     for start in range(0, len(pixels), rows):
