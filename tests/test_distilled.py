@@ -267,3 +267,54 @@ def test_what_the_package_gives_has_its_uses(tmp_path: Path) -> None:
     back = ad.import_set(folder, data, model=TINY)
     assert type(back) is ad.Distilled
     assert torch.equal(back.images, made.images)
+
+
+def test_every_module_keeps_its_own_mode() -> None:
+    model, photos, labels = network(norm=True), torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+    model.train()[1].eval()
+    distilled().accuracy(model, photos, labels)
+    assert [part.training for part in model] == [True, False, True, True, True]
+    model[4] = nn.Linear(144, 4)
+    with pytest.raises(ad.InputError, match="classes"):
+        distilled().train(model)
+    assert [part.training for part in model] == [True, False, True, True, True]
+
+
+def test_a_network_without_parameters_has_an_accuracy() -> None:
+    photos, labels = torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64)
+    assert distilled().accuracy(nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(3)), photos, labels) >= 0
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_training_differentiates_wherever_it_is_called(context: Any) -> None:
+    wanted = distilled().train(network(), epochs=2)
+    found = network()
+    with context():
+        distilled().train(found, epochs=2)
+    assert same(found, wanted)
+
+
+def test_a_training_that_is_interrupted_leaves_the_parameters_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("astdistill.interop.distilled.train_epochs", interrupted)
+    model = network()
+    with pytest.raises(KeyboardInterrupt):
+        distilled().train(model)
+    assert len({part.untyped_storage().data_ptr() for part in model.parameters()}) == len(list(model.parameters()))
+    assert all(part.grad is None for part in model.parameters())
+
+
+def test_a_batch_size_that_depends_on_the_set_is_resolved() -> None:
+    recipe = PROTOCOL.replace(epochs=2)
+    wanted = distilled().train(network(), recipe=recipe.replace(batch=2))
+    assert same(distilled().train(network(), recipe=recipe.replace(batches=((1, 2),))), wanted)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"epochs": 1.5}, {"epochs": True}, {"lr": "0.1"}, {"seed": None}, {"recipe": "mtt"}]
+)
+def test_arguments_of_another_kind_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ad.InputError, match=r"^train\("):
+        distilled().train(network(), **changes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
@@ -20,6 +21,7 @@ from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
 from ..evaluation.scores import Scores
 from ..evaluation.training import TensorExamples, train_epochs
 from ..runtime.errors import DivergedError, InputError
+from ..runtime.kinds import checked_kinds
 from ..runtime.progress import bar
 from ..runtime.seeds import rng, seeded
 from ..runtime.shapes import Batch, Images, Labels, Logits
@@ -43,6 +45,7 @@ class Distilled(SyntheticSet):
         """
         return cls(**{each.name: getattr(synthetic, each.name) for each in fields(SyntheticSet)})
 
+    @checked_kinds
     def train(
         self,
         network: Network,
@@ -80,20 +83,28 @@ class Distilled(SyntheticSet):
             counts = f", but the recipe {recipe.name} counts {recipe.steps[-1]} steps" if recipe.steps else ""
             raise InputError(f"epochs={epochs} was given{counts}; give 1 or more to a recipe that counts epochs.")
         changes = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
-        recipe = recipe.replace(**changes).augmented(self.augmentation)
+        recipe = recipe.for_set(self.ipc, len(self.classes)).replace(**changes).augmented(self.augmentation)
+        if recipe.temperature:
+            raise InputError(
+                f"The protocol {recipe.name} needs a teacher that labels the images, which train has not; give another "
+                "recipe, or evaluate with: astdistill evaluate SET --protocol rded"
+            )
         trainable = self._trainable_parameters(network)
         examples = TensorExamples.of(self, recipe.lr, trainable[0].device, trainable[0].dtype)
         recipe = recipe.for_images(len(examples))
         trainee, total = Trainee(network, trainable), torch.zeros((), device=trainable[0].device)
         title = f"training {type(network).__name__} on {len(self.images)} synthetic images (images seen)"
-        with (
-            seeded(seed, "train", "dropout"),
-            bar(title, recipe.passes * examples.images_per_epoch, 0, "images") as progress,
-        ):
-            for losses in train_epochs(trainee, examples, recipe, lambda epoch: rng(seed, "train", epoch)):
-                total = total + losses
-                progress.step(examples.images_per_epoch)
-        trainee.release()
+        try:
+            with (
+                # A network that the engine differentiates draws no random numbers; others keep out other threads.
+                nullcontext() if trainee.model else seeded(seed, "train", "dropout"),
+                bar(title, recipe.passes * examples.images_per_epoch, 0, "images") as progress,
+            ):
+                for losses in train_epochs(trainee, examples, recipe, lambda epoch: rng(seed, "train", epoch)):
+                    total = total + losses
+                    progress.step(examples.images_per_epoch)
+        finally:
+            trainee.release()
         network.eval()
         if not bool(total.isfinite()):
             raise DivergedError(
@@ -116,18 +127,16 @@ class Distilled(SyntheticSet):
             InputError: For images of another shape or range, and for labels that are not those of the images.
         """
         self._check_images(images01, labels)
-        parameter, mode = next(network.parameters()), network.training
-        whitening = self.preprocessing.to(parameter.device).for_batches()
+        like = next(network.parameters(), torch.zeros(()))
+        whitening = self.preprocessing.to(like.device).for_batches()
 
         def logits(batch: Batch) -> Logits:
-            return network(whitening.map_batch(batch.to(parameter.device)).to(parameter.dtype)).cpu()
+            return network(whitening.map_batch(batch.to(like.device)).to(like.dtype)).cpu()
 
-        network.eval()
-        try:
+        with _evaluating(network):
             return accuracy(logits, Split(images01.cpu().float(), labels.cpu()))
-        finally:
-            network.train(mode)
 
+    @checked_kinds
     def torch_dataset(self, *, pixels: bool = False, seed: int = 0) -> DistilledImages:
         """The set as a `torch.utils.data.Dataset`, for a training loop of your own; see `DistilledImages`.
 
@@ -140,6 +149,7 @@ class Distilled(SyntheticSet):
             return DistilledImages(decoded, decoded.pixels(), seed)
         return DistilledImages(decoded, decoded.images.detach().cpu(), seed)
 
+    @checked_kinds
     def export(self, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
         """Write the set into a new `folder` as the files of `format`, and return the folder; see `astdistill.export`.
 
@@ -180,18 +190,15 @@ class Distilled(SyntheticSet):
 
     def _try_forward(self, network: nn.Module, images: Batch, remedy: str) -> object:
         """The network's output for images of the set's shape; the network stays unchanged."""
-        mode = network.training
         try:
-            with torch.no_grad():
-                return network.eval()(images)
+            with torch.no_grad(), _evaluating(network):
+                return network(images)
         except (RuntimeError, ValueError) as error:
             first = str(error).partition("\n")[0]
             raise InputError(
                 f"{type(network).__name__} does not take images of shape {self.shape} ({first}), "
                 f"which this set's have; {remedy}"
             ) from error
-        finally:
-            network.train(mode)
 
     def _check_images(self, images01: Images, labels: Labels) -> None:
         if images01.ndim != 4 or tuple(images01.shape[1:]) != self.shape or not len(images01):
@@ -205,6 +212,18 @@ class Distilled(SyntheticSet):
                 f"Labels of shape {tuple(labels.shape)} were given for {len(images01)} images; give one class number "
                 f"from 0 to {len(self.classes) - 1} for each, in the order of synthetic.classes."
             )
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode for a block; then each of its modules has the mode that it had."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):

@@ -1,4 +1,5 @@
-"""Type checks of the arguments of public functions, made before anything is computed.
+"""What public functions share: their arguments are checked before anything is computed, and they can differentiate
+wherever they are called.
 
 pydantic's `validate_call` is not used: in its strict mode it refuses numpy's numbers and text for a path, otherwise it
 takes "5" for 5 and True for 1.
@@ -14,6 +15,8 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import torch
 
 from .errors import InputError
 
@@ -36,9 +39,9 @@ EXAMPLES = {
 """How to obtain a value of that class."""
 
 
-@functools.cache
-def with_checked_kinds(function: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
-    """Wrap a function so that it raises InputError for an argument that does not match its annotation.
+def checked_kinds(function: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+    """Wrap a function so that it raises InputError for an argument that does not match its annotation, and so that
+    autograd is on inside it, also within the caller's `torch.no_grad()` or `torch.inference_mode()`.
 
     Types that cannot be determined from the value, and unknown argument names, are left to the function.
     """
@@ -58,9 +61,14 @@ def with_checked_kinds(function: Callable[Arguments, Answer]) -> Callable[Argume
             single = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
             if single and value is not parameter.default and not fits(value, kinds[name]):
                 raise _argument_error(function.__name__, name, value, kinds[name])
-        return function(*arguments, **keywords)
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*arguments, **keywords)
 
     return checked
+
+
+with_checked_kinds = functools.cache(checked_kinds)
+"""The same, and the same wrapper for the same function."""
 
 
 def _resolve_annotation(annotation: Any, namespace: dict[str, Any]) -> Any:
@@ -104,6 +112,8 @@ def _is_instance(value: Any, kind: Any) -> bool:
         return True
     if issubclass(kind, PurePath):
         return isinstance(value, str | os.PathLike)
+    if isinstance(value, bool) and kind in (int, float):
+        return False
     return isinstance(value, PLAIN.get(kind, kind))
 
 
