@@ -465,6 +465,10 @@ def _replace(index: int, layer: nn.Module) -> Callable[[ConvNet], object]:
     return lambda network: network.features.__setitem__(index, layer)
 
 
+def _double_output(part: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return 2 * output
+
+
 def _double_first_input(network: ConvNet) -> None:
     network.features[4].register_forward_pre_hook(lambda part, inputs: (2 * inputs[0],))
 
@@ -493,7 +497,7 @@ CHANGES: dict[str, Callable[[ConvNet], object]] = {
         network, "classifier", nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 4))
     ),
     "pre-hook": _double_first_input,
-    "hook": lambda network: network.register_forward_hook(lambda part, inputs, output: 2 * output),
+    "hook": lambda network: network.register_forward_hook(_double_output),
     "forward": lambda network: setattr(network, "forward", MethodType(_Doubled.forward, network)),
     "forward of a layer": lambda network: setattr(network.features[6], "forward", torch.sigmoid),
     "further parameter": lambda network: network.features[4].register_parameter("more", nn.Parameter(torch.ones(3))),

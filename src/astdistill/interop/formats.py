@@ -54,7 +54,7 @@ def _write_npz(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
     arrays = {name: tensor.numpy() for name, tensor in _tensors(synthetic).items()}
     texts = {"classes": np.array(synthetic.classes), "header": np.array(json.dumps(synthetic.header()))}
     with replacing(folder / "synthetic.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays, **texts)
+        np.savez(file, **arrays, **texts)  # pyright: ignore[reportArgumentType]
 
 
 def _write_torch(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
