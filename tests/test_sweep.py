@@ -322,7 +322,11 @@ def test_rows_that_fail_are_lines_with_their_sentences(
     assert found is not None
     (first, *_) = found.rows
     assert first.sentence.startswith("KeyError: 'odd' (all of it: ")
-    assert "in odd" in Path(f"s/{first.folder}.error.txt").read_text()
+    error_file = Path(f"s/{first.folder}.error.txt")
+    assert "in odd" in error_file.read_text()
+    monkeypatch.setattr(sweeps, "run_experiment", run)
+    assert main(words) == 1
+    assert not error_file.exists()
 
 
 def test_where_every_row_refuses_its_settings_the_command_does(

@@ -119,7 +119,7 @@ def test_a_set_goes_out_and_comes_back(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["import-buffers", *DATA], "No buffer was named"),
         (["import-buffers", "nowhere"], "Say which data"),
-        (["import-buffers", "nowhere", *DATA], "There is no file nowhere"),
+        (["import-buffers", "nowhere", *DATA], "There is no file or folder nowhere"),
         (["import-buffers", ".", "--data=digits"], "holds no replay_buffer_0.pt"),
         (["import-buffers", ".", *DATA, "--method", "mt"], "Did you mean 'mtt'?"),
         (["import-buffers", ".", "--data.source", "digit"], "holds no replay_buffer_0.pt"),

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -63,6 +64,8 @@ def forked(work: Callable[[], object]) -> int:
         be_quiet(True)
         work()
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

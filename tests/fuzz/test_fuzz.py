@@ -63,7 +63,6 @@ NOT_OF_STRANGERS = {
     "runtime/ranks.py:_gather": "what a rank of the user's own torchrun sends",
     "runtime/ranks.py:_receive": "what rank 0 of the user's own torchrun sends",
     "runtime/ranks.py:run": "what a rank of the user's own torchrun sends",
-    "runtime/ranks.py:serve": "what rank 0 of the user's own torchrun sends",
     "experts/cloud.py:_put_state": "a state that this process has just saved",
     "experiment/tuning.py:_study": "lines that Optuna reads: tests/test_tune.py",
     "runtime/worker.py:serve": "the pipe to its parent",

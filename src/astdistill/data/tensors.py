@@ -67,7 +67,7 @@ def dataset_from_tensors(
         test_labels: The labels of the test images `[M]`, in the same form.
         classes: Names of the classes 0 … K − 1, in this order or by number ({0: "cat"} or {"cat": 0}). None: the
             labels' own values are the names.
-        whiten: "none", "standard" or "zca", as in `DataConfig`.
+        whiten: "none", "standard", "zca" or "rat", as in `DataConfig`.
         name: The name of the data set in tables and files.
         device: The device of the images, such as "cpu". "auto": the CUDA GPU if there is a usable one.
         **fields: Other fields of `DataConfig`: first_classes, per_class, validation, size (pixels a side), resize,
@@ -129,7 +129,7 @@ def dataset_from_torch(
         test: The test part.
         classes: Names of the classes 0 … K − 1, in this order or by number ({0: "cat"} or {"cat": 0}). None: those of
             `train.classes`, if it has them.
-        whiten: "none", "standard" or "zca", as in `DataConfig`.
+        whiten: "none", "standard", "zca" or "rat", as in `DataConfig`.
         name: The name of the data set in tables and files. None: the name of the class of `train`.
         device: The device of the images, such as "cpu". "auto": the CUDA GPU if there is a usable one.
         **fields: Other fields of `DataConfig`: image_column, label_column, background, first_classes, per_class,

@@ -216,7 +216,9 @@ def run_row(shared: tuple[Path, tuple[str, ...]], row: Row, progress: Bar) -> Sw
         _wait_until_free(folder)
         thread_limits = folder.threads(machine()["processor"]) or (None, None)
         with limited(*thread_limits):
-            return finished(row, run_experiment(row.experiment, folder.folder, loggers))
+            result = finished(row, run_experiment(row.experiment, folder.folder, loggers))
+        _error_file(row, out).unlink(missing_ok=True)
+        return result
     except Exception as error:
         return failed(row, error, out)
 
@@ -258,6 +260,11 @@ def finished(row: Row, scores: Scores) -> SweepRow:
     )
 
 
+def _error_file(row: Row, out: Path) -> Path:
+    """The file with the traceback of a row that failed."""
+    return out / f"{row.folder}.error.txt"
+
+
 def failed(row: Row, error: Exception, out: Path) -> SweepRow:
     """The row with its error message. The traceback of an error that a user cannot fix is written to a file in
     `out`."""
@@ -266,7 +273,7 @@ def failed(row: Row, error: Exception, out: Path) -> SweepRow:
         error = refused(error)
         sentence = str(error)
     if not isinstance(error, InputError | DivergedError | FolderGoneError):
-        path = out / f"{row.folder}.error.txt"
+        path = _error_file(row, out)
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         sentence = f"{type(error).__name__}: {' '.join(sentence.split())[:300]} (all of it: {path})"
     return row.waiting().replace(state="failed", sentence=sentence, error=type(error).__name__)
@@ -289,7 +296,7 @@ def sweep(
     call resumes a stopped sweep.
 
     Args:
-        presets: Names of presets.
+        presets: Names of presets, or records of experiments.
         out: The folder.
         methods: Names of methods. Empty: each preset's own.
         seeds: Number of whole runs of each, with separate experts.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import uuid
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from .files import read_json, reading
+from .files import read_json, reading, write_json
 from .progress import console
 from .run_dir import RunDir
 
@@ -71,7 +70,7 @@ class WeightsAndBiases:
 
     def _save_record(self) -> None:
         self._record.parent.mkdir(parents=True, exist_ok=True)
-        self._record.write_text(json.dumps({"id": self._id, "last": self._last}), encoding="utf-8")
+        write_json(self._record, {"id": self._id, "last": self._last})
 
     def _start(self) -> Any:
         def start(mode: Any) -> Any:
