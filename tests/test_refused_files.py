@@ -17,12 +17,14 @@ from astdistill.data.loading import load_dataset
 from astdistill.data.synthetic import SyntheticSet, load
 from astdistill.distillation.snapshots import StartMap, read_course
 from astdistill.experiment.proposal import _name
+from astdistill.experts.partial import state_epochs
 from astdistill.interop.import_experts import _import_folder, fitting_model
 from astdistill.interop.import_sets import read_pickle
 from astdistill.report.experts import read_experts
 from astdistill.report.live import expert_progress
 from astdistill.report.run import RunReader, read_run
 from astdistill.report.tuning import FILE, Tuning
+from astdistill.runtime import files
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import (
     append_line,
@@ -152,6 +154,18 @@ def test_tensors_of_others_that_are_no_plain_numbers(tensor: torch.Tensor, why: 
         InputError, match=rf"images\.pt holds a tensor that {why}, where plain numbers are expected; save"
     ):
         read_pickle(tmp_path / "images.pt")
+
+
+def test_a_file_that_is_removed_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch, which opens it a second time, raises RuntimeError; a half-trained expert of another process is then none."""
+
+    def removed(path: Path, framework: str) -> None:
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr(files, "safe_open", removed)
+    with pytest.raises(OSError, match="No such file"):
+        files.open_tensors(tmp_path / "state.safetensors")
+    assert state_epochs(tmp_path) == 0
 
 
 def test_a_file_of_others_that_may_not_be_read_is_not_called_broken(

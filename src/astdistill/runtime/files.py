@@ -249,15 +249,22 @@ def check_regular(path: Path) -> None:
 
 
 def open_tensors(path: Path) -> Any:
-    """A safetensors file, to be used as a context manager. Raises InputError if it is not a regular file,
-    FileNotFoundError and SafetensorError as `safe_open` does."""
+    """A safetensors file, to be used as a context manager. Raises InputError if it is not a regular file, OSError if it
+    cannot be opened, and SafetensorError as `safe_open` does."""
     check_regular(path)
     try:
         str(path).encode()
     except UnicodeEncodeError:  # the library does not accept names that are not UTF-8
         with path.open("rb") as file:
-            return safe_open(f"/proc/self/fd/{file.fileno()}", framework="pt")
-    return safe_open(path, framework="pt")
+            return _safe_open(f"/proc/self/fd/{file.fileno()}")
+    return _safe_open(path)
+
+
+def _safe_open(path: str | Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except RuntimeError as error:  # torch opens the file again, and another process may have removed it meanwhile
+        raise OSError(str(error)) from error
 
 
 def write_text(path: Path, text: str) -> None:
