@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -74,31 +74,6 @@ class Snapshot:
         if self.step.counters:
             header["step"] = dict(self.step.counters)
         save_tensors(path, self.tensors | step_tensors, header)
-
-
-class _InPlace(Mapping[str, Tensor]):
-    """The learned tensors as a projection receives them. The optimiser holds these very tensors, so that another one
-    assigned to a name would never be moved again."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def __setitem__(self, name: str, tensor: Tensor) -> None:
-        """Accept the same tensor, which `learned[name] += 1` assigns; raise InputError for another one."""
-        if tensor is not self._tensors.get(name):
-            raise InputError(
-                f"The outer step's project assigned another tensor to learned['{name}']; change the tensor in place, "
-                f"for example: learned['{name}'].clamp_(min=0)."
-            )
 
 
 class DistillState:
@@ -188,7 +163,7 @@ class DistillState:
             gradient = further_gradient(self.variables)
             self._optimiser_step(gradient)
             losses.append(gradient.loss)
-        project(_InPlace(self.learned))
+        self._project(project)
         loss = {"loss": torch.stack(losses).sum()} if then else {}
         checked = {
             "set is finite": self.learned,
@@ -201,6 +176,18 @@ class DistillState:
             if tensors
         }
         return {"new lr": self.lr} | loss | finite
+
+    def _project(self, project: Callable[[Mapping[str, Tensor]], None]) -> None:
+        """Let `project` change the learned tensors in place. Raises InputError if it assigned others to their names: those
+        would never be moved, since the optimiser holds these very tensors."""
+        given = dict(self.learned)
+        project(given)
+        for name, tensor in self.learned.items():
+            if given.get(name) is not tensor:
+                raise InputError(
+                    f"The outer step's project assigned another tensor to learned['{name}']; change the tensor in "
+                    f"place, for example: learned['{name}'].clamp_(min=0)."
+                )
 
     def _optimiser_step(self, gradients: Mapping[str, Tensor]) -> None:
         """Take one step of the optimiser; tensors without a gradient get a gradient of zero."""
