@@ -21,7 +21,7 @@ from ..evaluation.dd_ranking import RandomLabels, check_gamma, rank, ranking_tab
 from ..evaluation.per_class import by_class, check_confusion, confusions
 from ..evaluation.protocol import ALL, EvalRecipe, architectures, protocol
 from ..evaluation.rate_search import rates_table, search_rates
-from ..evaluation.rows import TAUGHT, check_count, check_taught
+from ..evaluation.rows import TAUGHT, check_count, check_taught, recipe_for
 from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import Scores, SearchedRate, table, taught_table
 from ..evaluation.teacher import Teacher
@@ -308,7 +308,6 @@ def _print_device(options: Evaluate, dataset: Dataset, student: str) -> None:
 def _find_place(options: Evaluate, recipe: EvalRecipe, networks: int, synthetic: SyntheticSet) -> TableFolder:
     """The folder of the scores, and its table if that has everything requested already."""
     models = architectures(options.architectures, synthetic.model, synthetic.shape)
-    resolved = recipe.augmented(synthetic.augmentation).for_set(synthetic.ipc, len(synthetic.classes))
     request = TableRequest(
         networks=networks,
         models=tuple(models),
@@ -316,7 +315,7 @@ def _find_place(options: Evaluate, recipe: EvalRecipe, networks: int, synthetic:
         seed=options.seed,
         full_epochs=recipe.epochs_on_full_data,
         temperature=options.temperature,
-        recipe=resolved,
+        recipe=recipe_for(synthetic, recipe),
         searched=options.lr == "search",
     )
     sets = [options.path]

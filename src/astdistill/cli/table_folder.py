@@ -27,7 +27,7 @@ SHOWN = 5
 @dataclass(frozen=True)
 class TableRequest:
     """What an evaluation requests: networks per row, architectures, baselines, the random seed, the values that single
-    baselines depend on, the recipe as it applies to the set (`rows.settled`), and whether held-out images choose the
+    baselines depend on, the recipe as it applies to the set (`rows.recipe_for`), and whether held-out images choose the
     learning rate of the set."""
 
     networks: int

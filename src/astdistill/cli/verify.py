@@ -36,12 +36,14 @@ def verify(options: Verify) -> int:
     """Check every digest, and return the exit code: 1 if something is damaged."""
     if not isinstance(options.path, Url) and not options.path.exists():
         raise InputError(
-            f"There is no file or folder {options.path}; name a run folder, a folder of experts, or a file."
+            f"There is no file or folder {options.path}; name a run folder, a folder of experts or a file: "
+            "astdistill verify runs/demo"
         )
     checks = checks_of(options.path)
     if not checks:
         raise InputError(
-            f"{options.path} has no files of astdistill; name a run folder, a folder of experts, or a file."
+            f"{options.path} has no files of astdistill; name a run folder, a folder of experts or a file: "
+            "astdistill verify runs/demo"
         )
     console, damaged, undigested, volume = Console(stderr=False), 0, 0, 0
     for file_size, run_check in checks:

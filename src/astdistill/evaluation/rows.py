@@ -168,8 +168,12 @@ def settled(
     student). Raises InputError for a set that does not belong to `dataset`."""
     check_shapes(synthetic)
     check_same_space(synthetic, dataset)
-    recipe = recipe.augmented(synthetic.augmentation).for_set(synthetic.ipc, len(synthetic.classes))
-    return recipe, architectures(model, synthetic.model, dataset.shape)
+    return recipe_for(synthetic, recipe), architectures(model, synthetic.model, dataset.shape)
+
+
+def recipe_for(synthetic: SyntheticSet, recipe: EvalRecipe) -> EvalRecipe:
+    """The recipe with everything that depends on the set: its augmentation where it has none, and its batch."""
+    return recipe.augmented(synthetic.augmentation).for_set(synthetic.ipc, len(synthetic.classes))
 
 
 TAUGHT = "teacher"

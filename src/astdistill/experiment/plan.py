@@ -220,11 +220,12 @@ def _unknown_setting(name: str, path: str, experiment: Experiment) -> InputError
 def _check_settings(bases: Sequence[Experiment], names: Sequence[str], settings: Settings) -> None:
     """Raise InputError for a setting that is given under two names, and for one that only some of the methods have."""
     runs = [(base.name, with_method(base, name)) for base in bases for name in names or [base.method.name]]
-    for experiment in [each for _, each in runs[:1]]:
-        paths = [setting_path(each, experiment) for each in settings]
-        duplicates = [each for each, path in zip(settings, paths, strict=True) if paths.count(path) > 1]
-        if duplicates:
-            raise InputError(f"{' and '.join(duplicates[:2])} are names of one setting; leave out {duplicates[0]}.")
+    if not runs:
+        return
+    paths = [setting_path(each, runs[0][1]) for each in settings]
+    duplicates = [each for each, path in zip(settings, paths, strict=True) if paths.count(path) > 1]
+    if duplicates:
+        raise InputError(f"{' and '.join(duplicates[:2])} are names of one setting; leave out {duplicates[0]}.")
     for setting, values in settings.items():
         having = [run for run in runs if setting_path(setting, run[1]) in setting_names(run[1])]
         lacking = [run for run in runs if run not in having]
