@@ -178,8 +178,8 @@ class DistillState:
         return {"new lr": self.lr} | loss | finite
 
     def _project(self, project: Callable[[Mapping[str, Tensor]], None]) -> None:
-        """Let `project` change the learned tensors in place. Raises InputError if it assigned others to their names: those
-        would never be moved, since the optimiser holds these very tensors."""
+        """Let `project` change the learned tensors in place. Raises InputError if it assigned others to their names,
+        which would never be moved: the optimiser holds these very tensors."""
         given = dict(self.learned)
         project(given)
         for name, tensor in self.learned.items():
