@@ -19,7 +19,7 @@ from ..experiment.presets import preset
 from ..methods.initialisation import FileInit
 from ..methods.method import Method
 from ..runtime.config import Record, renamed_fields
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, flag_name
 from ..runtime.files import warn
 from .flags import Flag, Positional
 
@@ -121,7 +121,7 @@ def typed_notes(experiment: Experiment, by_name: Mapping[str, tuple[str, Any]], 
         )
     if usual := dict(_missing_usual(experiment, base, by_name)):
         pairs = [
-            f"--distill.{name.replace('_', '-')} {_format_value(value)} (this run: "
+            f"{flag_name(f'distill.{name}')} {_format_value(value)} (this run: "
             f"{_format_value(getattr(experiment.distill, name))})"
             for name, value in usual.items()
         ]

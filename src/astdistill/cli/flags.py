@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from ..runtime.config import Record, explained
-from ..runtime.errors import InputError, refused, unknown
+from ..runtime.errors import InputError, flag_name, refused, unknown
 
 TYPE_NAMES = {
     int: ("N", "a whole number"),
@@ -290,7 +290,7 @@ def _hidden_flag(place: Place, name: str, annotation: Any, repeated: bool) -> Fl
 def _flag_name(place: Place) -> str:
     if place[-1].startswith("-"):
         return place[-1]
-    return "--" + ".".join(place[1:]).replace("_", "-")
+    return flag_name(".".join(place[1:]))
 
 
 def _is_pair(annotation: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic_core import to_jsonable_python
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, flag_name
 from ..runtime.files import check_folder, write_text
 from ..runtime.text import in_one_line, reason
 from .flags import END, Flag, Positional
@@ -117,7 +117,7 @@ def config_path(arguments: Sequence[str]) -> Path | None:
 def to_arguments(entries: Entries, valued: Collection[str] = ()) -> list[str]:
     """The entries as arguments of a command line, without the preset. `valued` names the flags that are not
     switches."""
-    empty = [_flag_name(name) for name, value in entries.items() if value == []]
+    empty = [flag_name(name) for name, value in entries.items() if value == []]
     settings = {name: value for name, value in entries.items() if value != [] and name != PRESET}
     arguments = [
         argument for name, value in settings.items() for argument in _arguments_of(name, value, name in valued)
@@ -128,7 +128,7 @@ def to_arguments(entries: Entries, valued: Collection[str] = ()) -> list[str]:
 
 
 def _arguments_of(name: str, value: str | list[str], valued: bool) -> list[str]:
-    flag = _flag_name(name)
+    flag = flag_name(name)
     if isinstance(value, list):
         return [f"{flag}={END.join(value)}"]
     if value in NOTHING:
@@ -141,10 +141,6 @@ def _arguments_of(name: str, value: str | list[str], valued: bool) -> list[str]:
     return [f"--{head}{dot}no-{tail}"]
 
 
-def _flag_name(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def name_of(param: Flag | Positional) -> str:
     """The name of the flag in a file of settings."""
     return param.flag.removeprefix("--").replace("-", "_").lower()
@@ -153,7 +149,7 @@ def name_of(param: Flag | Positional) -> str:
 def overridden(entries: Entries, typed: Sequence[str], repeated: Iterable[str]) -> Entries:
     """The entries without those of repeatable flags that were also typed: typed values replace them."""
     flags = {argument.partition("=")[0].replace("_", "-") for argument in typed}
-    replaced = {name for name in repeated if _flag_name(name) in flags}
+    replaced = {name for name in repeated if flag_name(name) in flags}
     return {name: value for name, value in entries.items() if name not in replaced}
 
 

@@ -19,6 +19,7 @@ from ..distillation.settings import DistillSettings
 from ..evaluation.protocol import MTT_PROTOCOL
 from ..methods.outer_step import TrajectoryMatching
 from ..methods.trajectory_matching import AST
+from ..runtime.errors import flag_name
 from .config import ABSENT, EvaluationSettings, Experiment, ExpertSettings, value_of, with_value
 from .cost import NAMED, DatasetSize, counted, dataset_size
 from .presets import DIGITS_DSA
@@ -83,7 +84,7 @@ class Proposal:
             value = value_of(final, field)
             if value != value_of(self.experiment, field):
                 why = "as given"
-            rows.append(ChosenFlag(f"--{field.replace('_', '-')} {value}", why))
+            rows.append(ChosenFlag(f"{flag_name(field)} {value}", why))
         return [row for row in rows if not row.flag.endswith(f" {ABSENT}")]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..data.synthetic import SyntheticSet
 from ..evaluation.protocol import PROTOCOLS, EvalRecipe
 from ..evaluation.scores import Scores, protocol_text
+from ..runtime.errors import flag_name
 
 
 def again(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path) -> str:
@@ -59,7 +60,7 @@ def _flags(protocol: EvalRecipe, scores: Scores, synthetic: SyntheticSet) -> lis
     flags = []
     for name, value in changes.items():
         if value is not None and value != getattr(protocol, name):
-            flags += [f"--{name.replace('_', '-')}", str(value)]
+            flags += [flag_name(name), str(value)]
     return flags
 
 

@@ -31,7 +31,7 @@ from ..runtime.run_dir import FREE, SEEDS, RunDir, flat
 from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .current_scores import current_evaluation, outdated, outdated_message, sets_of
-from .run import RunReader
+from .run import RunReader, unique_names
 from .sweep import BASELINES, FILE, PAGE, STEM, Sweep
 
 RUN_COLUMNS = tuple(
@@ -306,16 +306,15 @@ def _groups(runs: Sequence[Finished]) -> list[Group]:
         kind = subject.labels, subject.per_slot, scores.recipe.model_dump_json(), scores.split, bool(scores.rates)
         by_kind.setdefault(kind, []).append(run)
     groups = [
-        Group(*kind[:2], members[0].scores.recipe, *kind[3:], _make_names_unique(members))
+        Group(*kind[:2], members[0].scores.recipe, *kind[3:], _with_unique_names(members))
         for kind, members in by_kind.items()
     ]
     return sorted(groups, key=lambda group: (group.labels, group.per_slot))
 
 
-def _make_names_unique(runs: Sequence[Finished]) -> tuple[Finished, ...]:
-    """The runs, with their paths as names where several share a name."""
-    names = [run.name for run in runs]
-    return tuple(replace(run, name=str(run.path)) if names.count(run.name) > 1 else run for run in runs)
+def _with_unique_names(runs: Sequence[Finished]) -> tuple[Finished, ...]:
+    names = unique_names([(run.name, run.path) for run in runs])
+    return tuple(replace(run, name=name) for run, name in zip(runs, names, strict=True))
 
 
 def _main_table(group: Group) -> Tabulation:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -258,6 +259,15 @@ def read_run(folder: str | Path) -> RunReader:
         f"{folder} holds no run (no config.json, no synthetic.safetensors); "
         "make one with: astdistill run PRESET --out FOLDER"
     )
+
+
+def unique_names(runs: Sequence[tuple[str, Path]]) -> list[str]:
+    """The names of runs, given with their folders; where several share a name, the path from the folder that holds
+    all of them."""
+    names, folders = [name for name, _ in runs], [folder.resolve() for _, folder in runs]
+    parent = os.path.commonpath(folders)
+    paths = [folder.relative_to(parent).as_posix() for folder in folders]
+    return [path if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
 
 
 def _invalid_entry(provenance: dict[str, Any]) -> str:

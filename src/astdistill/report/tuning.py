@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from ..runtime.config import Record
-from ..runtime.errors import InputError, refused
+from ..runtime.errors import InputError, flag_name, refused
 from ..runtime.files import read_json, write_json
 from ..runtime.tables import ABSENT, Column, Tabulation
 
@@ -102,7 +102,7 @@ class Tuning(Record):
 
 def flags_of(values: Mapping[str, float]) -> list[str]:
     """Command-line arguments that set these values."""
-    return [argument for name, value in values.items() for argument in (f"--{name.replace('_', '-')}", f"{value:g}")]
+    return [argument for name, value in values.items() for argument in (flag_name(name), f"{value:g}")]
 
 
 def trials_table(tuning: Tuning, most: int | None = SHOWN) -> Tabulation:

@@ -79,6 +79,11 @@ def suggestion(name: str, names: Sequence[str], most: int = 1, cutoff: float = 0
     return " Did you mean " + " or ".join(f"'{each}'" for each in near) + "?"
 
 
+def flag_name(setting: str) -> str:
+    """The flag of a setting, given by its dotted name."""
+    return f"--{setting.replace('_', '-')}"
+
+
 def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "") -> InputError:
     """The first error of a record's validation, as one sentence. With `prog`, the value was typed as a flag below
     `prefix` of that command."""
@@ -91,7 +96,7 @@ def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "
     names = [piece for piece in first["loc"] if isinstance(piece, str)]
     name = ".".join(filter(None, [prefix, *names]))
     if prog:
-        name = f"--{name.replace('_', '-')}"
+        name = flag_name(name)
     allowed = first["msg"][:1].lower() + first["msg"][1:]
     if first["type"] in ALLOWED:
         allowed = ALLOWED[first["type"]].format(**context)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 from .config import by_todays_names
-from .errors import InputError
+from .errors import InputError, flag_name
 from .files import (
     NO_LOCKS,
     check_folder,
@@ -465,7 +465,7 @@ def _old_flags(changed: Sequence[str], before: Mapping[str, Any]) -> str:
     numbers = {name: before.get(name) for name in changed}
     if not all(name.startswith("distill.") and type(value) in (int, float) for name, value in numbers.items()):
         return ""
-    flags = (f"--{name.replace('_', '-')} {value}" for name, value in numbers.items())
+    flags = (f"{flag_name(name)} {value}" for name, value in numbers.items())
     return f"resume with {' '.join(flags)}, "
 
 

@@ -19,7 +19,7 @@ from ...evaluation.protocol import MTT_PROTOCOL
 from ...evaluation.rate_search import rates_table
 from ...evaluation.scores import BASELINE_NAMES, MAJORITY_NAME, caption, spread, table, taught_table
 from ...runtime.provenance import base_name, without_places
-from ...runtime.run_dir import DESCRIPTION
+from ...runtime.run_dir import DESCRIPTION, flat
 from ...runtime.status import duration, size
 from ...runtime.tables import Column, Tabulation
 from ..run import RunReader
@@ -235,20 +235,20 @@ def _settings(run: RunReader) -> dict[str, Any]:
     if not settings and run.synthetic is not None:
         saved = run.synthetic.provenance
         settings = {**saved.get("settings", {}), **{name: saved[name] for name in ("step",) if name in saved}}
-    flat = _flat(without_places(settings))
-    return {name: value for name, value in flat.items() if not name.startswith(run.ignores)}
+    leaves = flat(without_places(settings))
+    return {name: value for name, value in leaves.items() if not name.startswith(run.ignores)}
 
 
 def provenance(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
     """Where each run was made, in the same form as `settings`."""
-    flat = []
+    columns = []
     for run in runs:
         entries = without_places(run.provenance)
         plain = {name: value for name, value in entries.items() if name not in HIDDEN}
         plain |= entries.get("machine", {}) | entries.get("versions", {})
-        flat.append(_flat(plain | {"resumed": len(entries.get("resumed", []))}))
-    names = list(dict.fromkeys(name for each in flat for name in each))
-    return [(name, [_format_value(each.get(name)) for each in flat], False) for name in names]
+        columns.append(flat(plain | {"resumed": len(entries.get("resumed", []))}))
+    names = list(dict.fromkeys(name for each in columns for name in each))
+    return [(name, [_format_value(each.get(name)) for each in columns], False) for name in names]
 
 
 def command(run: RunReader) -> str:
@@ -322,12 +322,6 @@ def headline(run: RunReader) -> str:
     if run.entry.balanced:
         accuracy += f"; balanced accuracy, the mean over the classes: {spread(run.entry.balanced)} %"
     return accuracy
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): value}
 
 
 def _format_value(value: Any) -> str:

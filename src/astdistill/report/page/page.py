@@ -17,7 +17,7 @@ from ...runtime.files import write_text
 from ...runtime.progress import console
 from ...runtime.run_dir import RunDir
 from ..pictures import file_name
-from ..run import RunReader, read_run
+from ..run import RunReader, read_run, unique_names
 from . import content, figures, head, mistakes
 from .gallery import gallery
 from .numbers import numbers
@@ -60,7 +60,7 @@ def renew_page(folder: Path) -> Path | None:
 
 def rendered(runs: Sequence[RunReader]) -> str:
     """The page as HTML."""
-    runs, script = _make_names_unique(runs), source("page.js")
+    runs, script = _with_unique_names(runs), source("page.js")
     return filled(
         "page.html",
         title=_title(runs),
@@ -95,16 +95,9 @@ def _title(runs: Sequence[RunReader]) -> str:
     return f"{', '.join(names)} and {last}"
 
 
-def _make_names_unique(runs: Sequence[RunReader]) -> list[RunReader]:
-    """The runs with unique names: the name of the folder, or, if several have the same, its path relative to the common
-    parent."""
-    names, folders = [run.name for run in runs], [run.dir.folder.resolve() for run in runs]
-    parent = os.path.commonpath(folders)
-    relative_paths = [folder.relative_to(parent).as_posix() for folder in folders]
-    return [
-        replace(run, name=relative_path) if names.count(run.name) > 1 else run
-        for run, relative_path in zip(runs, relative_paths, strict=True)
-    ]
+def _with_unique_names(runs: Sequence[RunReader]) -> list[RunReader]:
+    names = unique_names([(run.name, run.dir.folder) for run in runs])
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def _template_values(run: RunReader, number: int, budget: int) -> dict[str, Any]:
