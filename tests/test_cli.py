@@ -203,6 +203,30 @@ def test_more_iterations_go_on_and_other_settings_are_refused(made: Path, capsys
     assert Path("made/synthetic.safetensors").read_bytes() == before
 
 
+def test_dry_run_of_a_begun_run_shows_what_is_done_and_refuses_other_settings(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+    steps, before = len(Path("made/metrics.jsonl").read_text().splitlines()), sorted(Path("made").iterdir())
+    monkeypatch.setattr(Speed, "_measured", lambda self, step: 1.0)
+    more = ("distill", "digits-ipc1", *TINY, "--distill.iterations", str(4 * steps), "--out", "made", "--dry-run")
+    capsys.readouterr()
+    assert exit_code(*more) == 0
+    [done] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Done:")]
+    assert re.search(rf"(\d+) of \1 epochs of experts, {steps} of {4 * steps} outer steps; .+ left", done)
+    assert exit_code(*more, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    *_, distillation, evaluation, _ = (stage["seconds"] for stage in told["stages"])
+    assert told["done"]["seconds_left"] == pytest.approx(0.75 * distillation + evaluation)
+    assert exit_code(*more, "--distill.lr-img", "3") == 2
+    assert "distill.lr_img was 10.0, now 3.0" in capsys.readouterr().err
+    Path("other").mkdir()
+    Path("other/thesis.txt").write_text("mine")
+    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "other", "--dry-run") == 2
+    assert "is not empty and holds no run" in capsys.readouterr().err
+    assert sorted(Path("made").iterdir()) == before
+
+
 def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,18 +6,26 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..autodiff.dispatch import on_cluster, using
 from ..data.description import COLUMNS, Description, item, shape_text
 from ..distillation.settings import check_slots
 from ..evaluation.scores import Scores, table, taught_table
 from ..experiment import cost as estimate
-from ..experiment.config import Experiment, check_numbers, load_data
+from ..experiment.config import Experiment, check_numbers, expert_epochs, load_data
 from ..experiment.cost import DatasetSize, Estimate
-from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, print_device, run_experiment, tracked
+from ..experiment.pipeline import (
+    check_continued,
+    distill_experiment,
+    obtain_experts,
+    prepare,
+    print_device,
+    run_experiment,
+    tracked,
+)
 from ..experiment.work import Costs, describe_device
 from ..experts.cloud import scratch_of
 from ..experts.training import experts_of_shard
@@ -284,10 +292,12 @@ def only_estimate(request: Request) -> bool:
 
 
 def check_places(request: Request) -> None:
-    """Raise InputError for an invalid folder, mirror or cluster, as the run does."""
+    """Raise InputError for an invalid folder, one that holds another run, mirror or cluster, as the run does."""
     changes = request.changes
-    if not isinstance(changes, ExpertChanges):
+    if getattr(changes, "seeds", None):
         check_folder(request.out, "--out")
+    elif not isinstance(changes, ExpertChanges):
+        check_continued(request.experiment, request.out)
     mirror, cluster = getattr(changes, "mirror", None), getattr(changes, "cluster", None)
     if mirror is not None:
         mirror_address(mirror)
@@ -299,11 +309,58 @@ def as_numbers(request: Request, cost: Estimate) -> dict[str, Any]:
     """The settings and the estimated costs, ready for JSON."""
     stages = [asdict(stage) | {"parts": dict(stage.parts)} for stage in (*cost.stages, cost.together)]
     device = settled_device(request.experiment.device)
-    return {"settings": request.experiment.to_json(), "device": device, "stages": stages, "out": str(request.out)}
+    done = None
+    if (state := State.of(request)) is not None:
+        done = asdict(state) | {"seconds_left": state.seconds_left(cost)}
+    settings = request.experiment.to_json()
+    return {"settings": settings, "device": device, "stages": stages, "done": done, "out": str(request.out)}
+
+
+@dataclass(frozen=True)
+class State:
+    """How much of a run is done: epochs of its experts, outer steps, and its evaluation."""
+
+    epochs: int
+    of_epochs: int
+    steps: int
+    of_steps: int
+    evaluated: bool
+
+    @classmethod
+    def of(cls, request: Request) -> Self | None:
+        """The state of the run that the request continues; None for one that begins."""
+        view, experiment, epochs = LiveRun.of(request.out), request.experiment, 0
+        if not view.config:
+            return None
+        of_epochs = 0
+        if experiment.method.expert is not None:
+            of_epochs = experiment.experts.count * expert_epochs(experiment)
+        if view.expert_progress is not None:
+            epochs = min(view.expert_progress.epochs, of_epochs)
+        steps = max((int(line["iteration"]) + 1 for line in view.metrics), default=0)
+        evaluated = view.finished and view.dir.scores.exists()
+        return cls(epochs, of_epochs, steps, experiment.distill.iterations, evaluated)
+
+    @property
+    def text(self) -> str:
+        """The state in words."""
+        experts = f"{self.epochs:,} of {self.of_epochs:,} epochs of experts, "
+        evaluated = ", evaluated" * self.evaluated
+        return f"{experts * (self.of_epochs > 0)}{self.steps:,} of {self.of_steps:,} outer steps{evaluated}"
+
+    def seconds_left(self, cost: Estimate) -> float:
+        """The part of the estimated seconds that is not done."""
+        shares = [float(not self.evaluated), 1 - self.steps / self.of_steps]
+        if self.of_epochs:
+            shares.append(1 - self.epochs / self.of_epochs)
+        # An estimate ends with evaluation, distillation and, for a method that has them, experts. What precedes these,
+        # the fit of a whitening, is done by the time a folder holds anything.
+        return sum(share * stage.seconds for share, stage in zip(shares, reversed(cost.stages), strict=False))
 
 
 def closing(request: Request, data_size: DatasetSize, cost: Estimate, device_text: str) -> list[str]:
-    """The last lines of a dry run, at most ten of 80 columns: settings, data, time, memory and disk."""
+    """The last lines of a dry run, at most eleven of 80 columns: settings, data, time, memory and disk, and what of it
+    is done where the folder holds a part of the run."""
     experiment = request.experiment
     images = experiment.ipc * data_size.classes
     summary = f"{experiment.name}: {experiment.method.name}, {experiment.model}, {images:,} images"
@@ -312,6 +369,8 @@ def closing(request: Request, data_size: DatasetSize, cost: Estimate, device_tex
     data += f", whiten {experiment.data.whiten}"
     rows = [("What", summary), ("On", data), ("Where", device_text.removeprefix("Device: "))]
     rows += estimate.summary(cost, getattr(request.changes, "seeds", None) or 1)
+    if (state := State.of(request)) is not None:
+        rows.append(("Done", f"{state.text}; {duration(state.seconds_left(cost))} left"))
     rows.append(("Goes to", request.output_text))
     return ["", *lined_up(rows)]
 

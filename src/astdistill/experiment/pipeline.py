@@ -273,6 +273,12 @@ def prepare(
     return dataset
 
 
+def check_continued(experiment: Experiment, out: Path) -> None:
+    """Raise InputError, with nothing written, unless the experiment can begin in `out` or continue what it holds, as
+    far as that can be told without its data."""
+    RunDir(out).check_continued(_resolve_auto(experiment).to_json(), _upgrade_config)
+
+
 def print_device(experiment: Experiment, description: Description) -> None:
     """Print the device of this experiment and what computes its derivatives."""
     with using(experiment.engine):

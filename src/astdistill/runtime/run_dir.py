@@ -224,19 +224,27 @@ class RunDir:
         InputError, with nothing written, if the folder holds a run of other settings or data, a run with more
         iterations, or other files.
         """
-        check_folder(self.folder, "--out")
+        self.check_continued(settings, read)
         if self.config.exists():
-            self._check_settings(settings, read(read_json(self.config)))
-            self._check_progress(settings)
             self._check_data(fingerprint)
-        elif not self.empty:
-            raise InputError(f"{self.folder} is not empty and holds no run; name a new folder with --out.")
         # The configuration is written first: it marks the folder as this run's, even if the process ends before the
         # next file.
         write_json(self.config, settings)
         former_entry = {FORMER: dict(former)} if former else {}
         data_entry = {DESCRIPTION: dict(about)} if about else {}
         self._add_provenance({**provenance(device), "data": fingerprint, **data_entry, **former_entry})
+
+    def check_continued(
+        self, settings: dict[str, Any], read: Callable[[Any], dict[str, Any]] = by_todays_names
+    ) -> None:
+        """Raise InputError, with nothing written, unless a run of these settings can begin in the folder or continue
+        what it holds. `read` is that of `claim`."""
+        check_folder(self.folder, "--out")
+        if self.config.exists():
+            self._check_settings(settings, read(read_json(self.config)))
+            self._check_progress(settings)
+        elif not self.empty:
+            raise InputError(f"{self.folder} is not empty and holds no run; name a new folder with --out.")
 
     def check_free(self) -> None:
         """Raise InputError, with nothing written, if another process is writing to the folder."""
