@@ -285,6 +285,25 @@ def test_a_sweep_that_is_killed_is_resumed_and_adds_what_is_new(
     assert "The plan drops 2 rows, whose folders stay: digits-ipc1-ast-seed0" in said
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize("words", [("sweep", "digits-ipc1"), ("run", "digits-ipc1", "--seeds", "2")])
+def test_a_folder_with_a_report_of_others_or_a_run_is_refused(
+    words: tuple[str, ...],
+    dry: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, file, told in (("a", "report.html", "which no sweep wrote"), ("b", "config.json", "holds a run")):
+        Path(name).mkdir()
+        Path(name, file).write_text("{}")
+        assert main([*words, "--out", name, *dry]) == 2
+        assert told in capsys.readouterr().err
+        assert [path.name for path in Path(name).iterdir()] == [file]
+        assert Path(name, file).read_text() == "{}"
+
+
 def test_rows_that_fail_are_lines_with_their_sentences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -238,12 +238,17 @@ def test_a_folder_of_another_search_is_refused(
         ("--also", "T"): "also was [], now ['T']",
         ("--steps", "16"): "steps was 8, now 16",
     }.items():
-        assert exit_code(*TINY, "--trials", "1", *words) == 2
-        assert told in capsys.readouterr().err
+        for dry in ((), ("--dry-run",)):
+            assert exit_code(*TINY, "--trials", "1", *words, *dry) == 2
+            assert told in capsys.readouterr().err
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
-    assert exit_code(*TINY, "--trials", "1", "--out", "full") == 2
-    assert "holds no search" in capsys.readouterr().err
+    for dry in ((), ("--dry-run",)):
+        assert exit_code(*TINY, "--trials", "1", "--out", "full", *dry) == 2
+        assert "holds no search" in capsys.readouterr().err
+    monkeypatch.setattr("astdistill.experiment.work.Speed._measured", lambda self, step: 1.0)
+    assert exit_code(*TINY, "--trials", "3", "--dry-run") == 0
+    assert re.search(r"^Done: +1 of 3 trials$", capsys.readouterr().out, re.MULTILINE)
 
 
 @needs_optuna

@@ -15,14 +15,14 @@ from ..experiment.config import Experiment, check_numbers
 from ..experiment.cost import counted, dataset_size
 from ..experiment.plan import Row, ablation, over_seeds, shared_experts, table, title_of
 from ..experiment.presets import PRESETS, preset
-from ..experiment.sweep import run_rows
+from ..experiment.sweep import check_out, run_rows
 from ..experiment.work import Costs, Speed
 from ..methods.registry import methods as known_methods
 from ..report.sweep import FILE, PAGE, STEM, Line, Sweep, sweep_table
 from ..runtime.config import Record
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
-from ..runtime.files import check_folder, warn
+from ..runtime.files import warn
 from ..runtime.machine import MOST_SIDE_BY_SIDE
 from ..runtime.parallel import limited, own_threads
 from ..runtime.status import duration, size
@@ -184,7 +184,6 @@ def run_ablation(request: Request) -> int:
             estimate(rows, out)
             return 0
         check_numbers(experiment)
-        check_folder(out, "--out")
         title, changes = f"{experiment.method.name} on {experiment.name}", request.changes
         with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
             return print_results(run_rows(title, rows, out, request.log, lambda _, data: print_data(data)), out)
@@ -202,7 +201,9 @@ ablation_command = PresetCommand(
 
 
 def estimate(rows: Sequence[Row], out: Path) -> None:
-    """Print the estimated cost of every line of the table. Experts of one recipe are trained once."""
+    """Print the estimated cost of every line of the table. Experts of one recipe are trained once. Raises InputError,
+    with nothing measured, for a folder that the sweep would refuse."""
+    check_out(out)
     lines: dict[Line, list[Row]] = {}
     for row in rows:
         lines.setdefault(row.waiting().line, []).append(row)

@@ -15,10 +15,19 @@ from pydantic import Field
 
 from ..autodiff.dispatch import using
 from ..data.description import Description
-from ..experiment.config import Experiment, check_numbers
+from ..experiment.config import check_numbers
 from ..experiment.cost import Estimate, costs_text, counted, dataset_size
 from ..experiment.pipeline import describe_device, print_device
-from ..experiment.tuning import HELD_OUT, Search, check_search, held_out, load_optuna, whole_counts, widest
+from ..experiment.tuning import (
+    HELD_OUT,
+    Search,
+    check_continued,
+    check_search,
+    held_out,
+    load_optuna,
+    whole_counts,
+    widest,
+)
 from ..experiment.tuning import tune as search_rates
 from ..experiment.work import Costs, Speed
 from ..report.page.tuning import save_tuning_page
@@ -76,7 +85,7 @@ def command(request: Request) -> None:
     check_device(request.experiment.device)
     with computing_with(threads_of(request, follow=False)):  # trials save no number of threads
         if request.dry_run:
-            _estimate(request.experiment, search, request.output_text)
+            _estimate(request, search)
             return
         load_optuna()
         check_numbers(request.experiment)
@@ -118,8 +127,10 @@ def _run_flags(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Fla
     return [(param, value) for param, value in typed if name_of(param) not in (*search_only, *UNSAVED)]
 
 
-def _estimate(experiment: Experiment, search: Search, place: str) -> None:
-    """Print the cost of a search in which no trial ends early. The experts are trained once."""
+def _estimate(request: Request, search: Search) -> None:
+    """Print the cost of a search in which no trial ends early, and what of it is done. The experts are trained once."""
+    experiment = request.experiment
+    check_continued(experiment, search, request.out)
     if not experiment.data.validation:
         experiment = experiment.replace(data=experiment.data.replace(validation=HELD_OUT))
     settings = experiment.distill.replace(iterations=search.steps, validate_every=max(1, search.steps // 4))
@@ -153,8 +164,10 @@ def _estimate(experiment: Experiment, search: Search, place: str) -> None:
         *(("Experts", f"{stage.name}, once: {costs_text(stage)}") for stage in expert_stages),
         ("Trials", f"{search.trials} of {search.steps} outer steps: at most {costs_text(trials)}"),
         ("Together", f"at most {costs_text(together)}; most trials end early"),
-        ("Goes to", place),
     ]
+    if (begun := Tuning.read(request.out)) is not None:
+        rows.append(("Done", f"{len(begun.trials)} of {search.trials} trials"))
+    rows.append(("Goes to", request.output_text))
     for line in lined_up(rows):
         print(line)
 

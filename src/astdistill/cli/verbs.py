@@ -26,6 +26,7 @@ from ..experiment.pipeline import (
     run_experiment,
     tracked,
 )
+from ..experiment.sweep import check_out
 from ..experiment.work import Costs, describe_device
 from ..experts.cloud import scratch_of
 from ..experts.training import experts_of_shard
@@ -295,7 +296,7 @@ def check_places(request: Request) -> None:
     """Raise InputError for an invalid folder, one that holds another run, mirror or cluster, as the run does."""
     changes = request.changes
     if getattr(changes, "seeds", None):
-        check_folder(request.out, "--out")
+        check_out(request.out)
     elif not isinstance(changes, ExpertChanges):
         check_continued(request.experiment, request.out)
     mirror, cluster = getattr(changes, "mirror", None), getattr(changes, "cluster", None)

@@ -19,7 +19,7 @@ from ..data.description import Description
 from ..evaluation.rows import TAUGHT
 from ..evaluation.scores import Scores, protocol_text, reported_text
 from ..report.page.sweep import save_sweep
-from ..report.sweep import Sweep, SweepRow
+from ..report.sweep import FILE, WRITTEN_LAST, Sweep, SweepRow
 from ..runtime.cluster import used
 from ..runtime.devices import settled_device
 from ..runtime.errors import DivergedError, FolderGoneError, InputError, LostError, refused
@@ -27,7 +27,7 @@ from ..runtime.files import check_folder
 from ..runtime.parallel import WorkerPlan, limited, plan_workers, pool
 from ..runtime.progress import Bar, bar, tell, write_status
 from ..runtime.provenance import machine
-from ..runtime.run_dir import SILENT_S, RunDir
+from ..runtime.run_dir import SEEDS, SILENT_S, RunDir
 from ..runtime.tables import spread
 from .config import Experiment, check_experiment, check_numbers, load_data
 from .pipeline import obtain_experts, print_device, run_experiment
@@ -52,9 +52,7 @@ def run_rows(
     `on_description` is called with the description of each data set. Raises InputError if `out` cannot be the
     folder of a sweep, and if no row finishes and all failures are InputErrors.
     """
-    check_folder(out, "--out")
-    if RunDir(out).config.exists():
-        raise InputError(f"{out} holds a run; name another folder for several runs, such as --out {out}-seeds")
+    check_out(out)
     with RunDir(out).writing(), write_status(RunDir(out).live):
         running = _Running(title, rows, out, tuple(loggers), on_description)
         running.prepare()
@@ -64,6 +62,19 @@ def run_rows(
     if failed and not running.sweep.of("finished") and all(row.error == InputError.__name__ for row in failed):
         raise InputError(failed[0].sentence)
     return running.sweep
+
+
+def check_out(out: Path) -> None:
+    """Raise InputError, with nothing written, if `out` holds a run, or files of others that a sweep would replace."""
+    check_folder(out, "--out")
+    if RunDir(out).config.exists():
+        raise InputError(f"{out} holds a run; name another folder for several runs, such as --out {out}-seeds")
+    foreign = [name for name in WRITTEN_LAST if (out / name).exists()]
+    if foreign and not any((out / name).exists() for name in (FILE, SEEDS)):
+        raise InputError(
+            f"{out} holds a file {foreign[0]}, which no sweep wrote and this one would replace; name a new folder with "
+            "--out."
+        )
 
 
 class _Running:

@@ -182,7 +182,7 @@ def tune(
     widest_experiment = widest(experiment, search)
     check_experiment(widest_experiment, dataset)
     assert dataset.validation is not None, "held_out gives images to judge on"
-    check_folder(out, "--out")
+    check_continued(experiment, search, out, dataset.fingerprint)
     empty = Tuning(
         experiment=experiment.to_json(),
         fingerprint=dataset.fingerprint,
@@ -193,7 +193,6 @@ def tune(
         networks=experiment.distill.validate_networks,
         finalist_networks=JUDGES,
     )
-    _check_same_search(empty, out)
     with RunDir(out).writing():
         empty.save(out)
         experts = None
@@ -205,29 +204,28 @@ def tune(
             return _Trials(optuna, experiment, search, out, search_data, experts, empty, on_trial).run()
 
 
-def _check_same_search(requested: Tuning, out: Path) -> None:
-    """Raise InputError if `out` holds another search, or other files."""
+def check_continued(experiment: Experiment, search: Search, out: Path, fingerprint: str | None = None) -> None:
+    """Raise InputError, with nothing written, unless this search can begin in `out` or continue what it holds; without
+    a fingerprint as far as that can be told before the data are read."""
+    check_folder(out, "--out")
     saved = Tuning.read(out)
     if saved is None:
         if not RunDir(out).empty:
             raise InputError(f"{out} is not empty and holds no search; name a new folder with --out.")
         return
-    before, now = flat(_search_identity(saved)), flat(_search_identity(requested))
+    before = flat(_search_identity(saved.experiment, saved.steps, saved.also, saved.fingerprint))
+    now = flat(_search_identity(experiment.to_json(), search.steps, search.also, fingerprint or saved.fingerprint))
+    free = FREE if fingerprint else (*FREE, "data.validation")  # which depends on the parts of the data
     for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name) and not name.startswith(FREE):
+        if before.get(name) != now.get(name) and not name.startswith(free):
             raise InputError(
                 f"{out} holds a search with other settings ({name} was {before.get(name)!r}, now {now.get(name)!r}); "
                 "name a new folder with --out, or delete that one."
             )
 
 
-def _search_identity(tuning: Tuning) -> dict[str, Any]:
-    return {
-        **tuning.experiment,
-        "steps": tuning.steps,
-        "also": list(tuning.also),
-        "the data's fingerprint": tuning.fingerprint,
-    }
+def _search_identity(experiment: dict[str, Any], steps: int, also: Sequence[str], fingerprint: str) -> dict[str, Any]:
+    return {**experiment, "steps": steps, "also": list(also), "the data's fingerprint": fingerprint}
 
 
 class _NoLock:

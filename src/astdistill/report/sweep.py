@@ -16,6 +16,8 @@ from ..runtime.files import read_json, write_json
 from ..runtime.tables import ABSENT, Column, Tabulation, spread
 
 FILE, PAGE, STEM = "sweep.json", "report.html", "sweep"
+WRITTEN_LAST = (PAGE, *(f"{STEM}{ending}" for ending in (".txt", ".md", ".tex")))
+"""The files that a sweep writes when its rows are done."""
 """Names in the folder of a sweep: its results, its page, and the stem of the files with its table."""
 Line = tuple[str, str, str]
 """Preset, method and settings: what all runs of one line of the table share."""
