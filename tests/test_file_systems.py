@@ -36,8 +36,8 @@ from astdistill.runtime.files import (
     write_text,
 )
 from astdistill.runtime.owners import Owner, owner_alive
-from astdistill.runtime.run_dir import RunDir
-from astdistill.runtime.status import StatusFile, alive, described, duration, peaks, read_status, resident
+from astdistill.runtime.run_dir import SILENT_S, RunDir
+from astdistill.runtime.status import StatusFile, described, duration, peaks, read_status, resident
 from astdistill.runtime.trust import import_name, take_over
 
 GONE = 2**31 - 1
@@ -199,22 +199,29 @@ def test_rows_are_checked_as_far_as_there_are_digests() -> None:
 
 
 def test_processes_that_cannot_be_asked_count_as_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another user, and on Windows all."""
+    """Those of another user, and on Windows all; where the system does not say since when a number is in use, the mark
+    in the folder decides."""
     name = f"x.{owners.machine()}-{GONE}-01234567.tmp"
-    process = {"host": platform.node(), "pid": GONE}
+    gone = Owner(platform.node(), owners.machine(), GONE, "", time.time())
     assert owner_alive(name) is False
-    assert not alive(process)
+    assert gone.alive is False
     with monkeypatch.context() as patch:
         patch.setattr(os, "kill", failing(errno.EPERM))
         assert owner_alive(name)
-        assert alive(process)
+        assert gone.alive is None
     with monkeypatch.context() as patch:
         patch.setattr(os, "name", "nt")
         assert owner_alive(name)
-        assert alive(process)
+        assert gone.alive is None
     monkeypatch.setattr(owners, "PROC", tmp_path)
     assert Owner.present().started == ""
-    assert Owner.present().alive
+    assert Owner.present().alive is None
+    run = RunDir(tmp_path / "run")
+    with run.writing():
+        assert run.is_running(Owner.present())
+        silent = time.time() - SILENT_S - 1
+        os.utime(run.writer, (silent, silent))
+        assert not run.is_running(Owner.present()), "killed there, it does not keep the folder for ever"
 
 
 def test_a_status_of_a_number_that_no_process_has_is_none(tmp_path: Path) -> None:

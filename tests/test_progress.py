@@ -7,20 +7,22 @@ import io
 import itertools
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from astdistill.runtime import progress, status
 from astdistill.runtime import progress as bars
+from astdistill.runtime.owners import Owner
 from astdistill.runtime.progress import bar, be_quiet, phase, quietly, write_status
+from astdistill.runtime.run_dir import SILENT_S, RunDir
 from astdistill.runtime.status import Status, alive, read_status
 
 
@@ -182,7 +184,7 @@ def test_the_file_follows_and_goes_when_the_work_is_done(tmp_path: Path, monkeyp
             now, process = found
             assert (now.title, now.done, now.total, now.unit, now.note) == ("work", 3, 4, "images", "loss 0.5")
             assert process["pid"] == os.getpid()
-            assert alive(process)
+            assert alive(process, RunDir(tmp_path))
         with phase("ends when it ends"):
             found = read_status(path)
             assert found is not None
@@ -197,7 +199,7 @@ def test_an_error_leaves_the_file_and_says_that_it_stopped(tmp_path: Path) -> No
     found = read_status(path)
     assert found is not None
     assert found[0].title == "work"
-    assert not alive(found[1])
+    assert not alive(found[1], RunDir(tmp_path))
 
 
 def test_a_file_that_cannot_be_written_stops_nothing_and_half_a_file_is_none(tmp_path: Path) -> None:
@@ -208,11 +210,41 @@ def test_a_file_that_cannot_be_written_stops_nothing_and_half_a_file_is_none(tmp
         assert read_status(tmp_path / "live.json") is None
 
 
-def test_a_dead_process_is_seen_and_one_elsewhere_is_believed() -> None:
+def written_by(path: Path, **owner: Any) -> dict[str, Any]:
+    """The process of a status, as a reader of its file finds it, with some of its facts changed."""
+    status.StatusFile(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | owner))
+    found = read_status(path)
+    assert found is not None
+    return found[1]
+
+
+def test_a_dead_process_is_seen_also_if_another_has_its_number(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    assert not alive({"pid": dead.pid, "host": platform.node()})
-    assert alive({"pid": dead.pid, "host": "elsewhere"})
+    run = RunDir(tmp_path)
+    assert alive(written_by(run.live), run)
+    assert not alive(written_by(run.live, pid=dead.pid), run)
+    if Owner.present().started:
+        assert not alive(written_by(run.live, started="1"), run)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_process_elsewhere_runs_while_it_touches_its_mark(earlier: bool, tmp_path: Path) -> None:
+    """Earlier versions wrote neither machine nor start time: such a process may be one of this host before it booted."""
+    run = RunDir(tmp_path)
+    process = written_by(run.live, host="node7", machine="0123abcd", pid=4711)
+    if earlier:
+        process = {name: value for name, value in process.items() if name not in ("machine", "started")}
+    assert not alive(process, run), "it has left no mark"
+    mark = Owner("node7", "0123abcd", 4711, "5", time.time())
+    run.writer.write_text(json.dumps(mark.to_json()))
+    assert alive(process, run)
+    assert not alive(process | {"pid": 4712}, run), "the mark is that of another one"
+    assert not alive(process | {"stopped": True}, run)
+    silent = time.time() - SILENT_S - 1
+    os.utime(run.writer, (silent, silent))
+    assert not alive(process, run)
 
 
 MEMORY = """

@@ -151,13 +151,13 @@ class LiveRun:
 
     @property
     def process(self) -> dict[str, Any]:
-        """The process of the run: pid, host, command, and start time."""
+        """The process of the run, as `read_status` returns it."""
         return self._live[1]
 
     @property
     def running(self) -> bool:
         """Whether a process works on the run, as far as this machine can find out."""
-        return self.status is not None and alive(self.process)
+        return self.status is not None and alive(self.process, self.dir)
 
     @cached_property
     def finished(self) -> bool:

@@ -77,10 +77,13 @@ class Owner:
 
     @property
     def alive(self) -> bool | None:
-        """Whether the process is still running; None for a process of another machine, which cannot be checked."""
+        """Whether the process is still running; None if that cannot be known: for a process of another machine, and for
+        a number in use on a system that does not say since when it has been."""
         if self.machine != machine():
             return None
-        return running(self.pid) and _start_time(self.pid) == self.started
+        if not running(self.pid):
+            return False
+        return _start_time(self.pid) == self.started if self.started else None
 
     def __str__(self) -> str:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))

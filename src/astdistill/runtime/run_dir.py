@@ -249,7 +249,7 @@ class RunDir:
     def check_free(self) -> None:
         """Raise InputError, with nothing written, if another process is writing to the folder."""
         owner = self._owner()
-        if owner is not None and _WRITING.get(self._key) != _current_thread() and self._is_running(owner):
+        if owner is not None and _WRITING.get(self._key) != _current_thread() and self.is_running(owner):
             raise self._busy_error(owner)
 
     @contextmanager
@@ -331,7 +331,7 @@ class RunDir:
         if owner is None:
             self.writer.unlink(missing_ok=True)
             return
-        if self._is_running(owner):
+        if self.is_running(owner):
             raise self._busy_error(owner)
         aside = create_temporary(self.writer)
         with suppress(FileNotFoundError):
@@ -345,13 +345,15 @@ class RunDir:
         """The process that signed last."""
         return Owner.read(_parsed_or_none(self.writer))
 
-    def _is_running(self, owner: Owner) -> bool:
-        """Whether that process is running; for one of another machine, whether it has touched its file recently."""
-        alive = owner.alive
+    def is_running(self, owner: Owner) -> bool:
+        """Whether that process is running; if that cannot be known, whether the folder has its mark, and it has touched
+        it recently."""
+        alive, signed = owner.alive, self._owner()
         if alive is not None:
             return alive
         with suppress(OSError):
-            return time.time() - self.writer.stat().st_mtime < SILENT_S
+            marked = signed is not None and (signed.host, signed.pid) == (owner.host, owner.pid)
+            return marked and time.time() - self.writer.stat().st_mtime < SILENT_S
         return False
 
     def _busy_error(self, owner: Owner | None) -> InputError:
@@ -445,7 +447,7 @@ class RunDir:
 
 
 BEAT_S, SILENT_S = 10.0, 60.0
-"""Seconds between two touches of a process's file, and seconds without one after which a process of another machine
+"""Seconds between two touches of a process's file, and seconds without one after which a process that cannot be checked
 counts as gone."""
 _WRITING: dict[str, tuple[int, int]] = {}
 """The process and thread of this interpreter that is writing to a folder, by path."""

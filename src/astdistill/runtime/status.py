@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import append_line, check_regular, parse_json, read_lines, rewrite_lines
-from .owners import new_tag, running
+from .owners import Owner, new_tag
 from .run_dir import RunDir, sound_time
 
 
@@ -153,12 +151,9 @@ class StatusFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self._tag = path, new_tag()
-        self._process: dict[str, Any] = {
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "command": sys.argv[1:],
-            "began": time.time(),
-        }
+        owner = Owner.present().to_json()
+        began = owner.pop("since")
+        self._process: dict[str, Any] = {**owner, "command": sys.argv[1:], "began": began}
         self.write(Status("starting", 0, None, 0.0, "steps", None, described()))
 
     def due(self) -> bool:
@@ -183,8 +178,8 @@ class StatusFile:
 
 
 def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
-    """The contents of a `StatusFile`, and the process that wrote it (pid, host, command, began, time); None if there is
-    no such file."""
+    """The contents of a `StatusFile`, and the process that wrote it (host, machine, pid, started, command, began, time;
+    earlier versions wrote neither machine nor started); None if there is no such file."""
     try:
         check_regular(path)
         written = parse_json(path.read_text(encoding="utf-8"))
@@ -198,10 +193,11 @@ def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
     return None
 
 
-def alive(process: dict[str, Any]) -> bool:
-    """Whether the process that wrote a status may still be running; one on another machine, or on Windows, cannot be
-    checked."""
-    return not process.get("stopped") and (process["host"] != platform.node() or running(process["pid"]))
+def alive(process: dict[str, Any], folder: RunDir) -> bool:
+    """Whether the process that wrote a status of that folder is running; if that cannot be known, whether it has
+    touched its mark there recently."""
+    owner = Owner.read({"machine": "", "started": "", **process, "since": process["began"]})
+    return owner is not None and not process.get("stopped") and folder.is_running(owner)
 
 
 @contextmanager
