@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,16 @@ def same_store(first: TrajectoryStore, second: TrajectoryStore) -> bool:
 def same_set(first: SyntheticSet, second: SyntheticSet) -> bool:
     """Whether two distilled sets are equal to the bit."""
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    """What a user may have set, who computes in float64 elsewhere."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def exit_code(*words: str) -> int:

@@ -77,6 +77,23 @@ def test_twelve_packages_import_one_way() -> None:
             assert not found, f"{path.relative_to(SOURCE)} imports {sorted(found)}, which lie above it"
 
 
+OF_NO_DTYPE = ("empty", "eye", "linspace", "ones", "rand", "randn", "zeros")
+"""What torch makes in the default dtype of the user's program, if none is given."""
+
+
+def test_every_tensor_of_numbers_has_a_dtype() -> None:
+    """Layers have none: networks are built where the default is float32."""
+    missing = [
+        f"{path.relative_to(SOURCE)}:{node.lineno}"
+        for path in MODULES
+        if package(path) not in ("models", "data")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in [f"torch.{name}" for name in OF_NO_DTYPE]
+        if "dtype" not in [keyword.arg for keyword in node.keywords]
+    ]
+    assert missing == []
+
+
 def test_importing_the_package_is_cheap() -> None:
     heavy = ("torch", "numpy", "datasets", "sklearn")
     code = f"import sys, astdistill; dir(astdistill); print([name for name in {heavy} if name in sys.modules])"

@@ -12,7 +12,7 @@ import pytest
 import reference
 import torch
 import users_paper
-from problems import problem
+from problems import float64_by_default, problem, same_set
 from short_methods import with_numbers
 
 import astdistill.methods as folder
@@ -103,6 +103,24 @@ def test_methods_are_found_by_name_or_import_path() -> None:
         find_method("users_paper:LateGoal")
     with pytest.raises(InputError, match="Cannot import 'users_paper:UNSTEADY'"):
         find_method("users_paper:UNSTEADY")
+
+
+@pytest.mark.parametrize("engine", ["native", "eager"])
+def test_another_default_dtype_of_the_caller_changes_no_bit(
+    engine: str,
+    method: Method,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    followed: TrajectoryStore | None,
+) -> None:
+    settings, model = SETTINGS.replace(iterations=2, lr_img=1.0), None if followed else experts.identity.model
+
+    def distilled() -> SyntheticSet:
+        return distill(dataset, followed, method=method, ipc=IPC, model=model, settings=settings, engine=engine)
+
+    wanted = distilled()
+    with float64_by_default():
+        assert same_set(distilled(), wanted)
 
 
 def test_json_brings_a_method_back(method: Method) -> None:

@@ -78,7 +78,7 @@ def compiler() -> Iterator[Finding]:
     requirements = {"cpu": "a C++ compiler (g++)", "cuda": "triton and a C compiler"}
     for device in _devices():
         name = f"torch.compile, {device}"
-        numbers = torch.linspace(0, 1, 64, device=device)
+        numbers = torch.linspace(0, 1, 64, dtype=torch.float32, device=device)
         try:
             compiled = torch.compile(_curve, fullgraph=True)(numbers)
         except Exception as error:  # the compilers that torch calls raise many unrelated types
@@ -153,9 +153,9 @@ def _problem(name: str, batch: int, device: str = "cpu") -> tuple[FlatModel, tup
         model = FlatModel(build_model(name, SHAPE, CLASSES).to(device))
     generator = rng(0, "doctor")
     theta = model.flatten().to(device)
-    images = torch.randn(batch, *SHAPE, generator=generator).to(device)
+    images = torch.randn(batch, *SHAPE, generator=generator, dtype=torch.float32).to(device)
     targets = torch.nn.functional.one_hot(torch.arange(batch) % CLASSES, CLASSES).float().to(device)
-    return model, (theta, torch.randn(len(theta), generator=generator).to(device), images, targets)
+    return model, (theta, torch.randn(len(theta), generator=generator, dtype=torch.float32).to(device), images, targets)
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:

@@ -45,6 +45,7 @@ CACHED_ZCA = 1024
 """Minimum number of values per image for which a whitening is cached: fitting it then takes longer than reading it."""
 
 
+@torch.inference_mode(False)  # also turns autograd on
 def load_dataset(
     source: Any = "digits", *, device: str | torch.device = "auto", verify: bool = False, **fields: Any
 ) -> Dataset:

@@ -39,6 +39,7 @@ from .selection import ClassChoice, renumbered, with_classes
 from .sources import IN_MEMORY, alike, bordered
 
 
+@torch.inference_mode(False)  # also turns autograd on
 def dataset_from_tensors(
     train_images: Any,
     train_labels: Any,
@@ -102,6 +103,7 @@ def dataset_from_tensors(
     return _assemble_raw(RawData(name, labels.classes, *splits, summary), whiten, device, fields)
 
 
+@torch.inference_mode(False)  # also turns autograd on
 def dataset_from_torch(
     train: Any,
     test: Any,

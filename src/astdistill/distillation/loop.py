@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import torch
+
 from ..autodiff.dispatch import computing
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
@@ -146,6 +148,7 @@ Observer = Callable[[Distillation, DistillState, StepRecord], None]
 """Called after each outer step with the run, the state after it, and what was logged about it."""
 
 
+@torch.inference_mode(False)  # also turns autograd on
 def distill(
     dataset: Dataset,
     experts: TrajectoryStore | None = None,

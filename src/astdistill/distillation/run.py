@@ -173,7 +173,7 @@ class Distillation:
         """The state before the first outer step, with the further tensors that the step learns and the state that it
         keeps."""
         setup, step, seed = self.step_setup, self.method.step, self.seed
-        initial = torch.full((), self.settings.lr_init, device=images.device)
+        initial = torch.full((), self.settings.lr_init, dtype=torch.float32, device=images.device)
         first = Variables(images, targets, self.method.synthetic_lr.value(initial, self.settings.lr_init))
         first = self._decoded(first)
         further = step.further(setup, first.clone(), seed)

@@ -147,6 +147,6 @@ def plane(features: Logits) -> Float[Tensor, "N 2"]:
     values, vectors = torch.linalg.eigh(points.T @ points)
     axes = vectors[:, values.argsort(descending=True)[:2]]
     axes = axes * torch.where(axes.sum(dim=0) < 0, -1.0, 1.0)  # the sign of an eigenvector is arbitrary
-    coordinates = torch.zeros(len(points), 2)
+    coordinates = torch.zeros(len(points), 2, dtype=torch.float32)
     coordinates[:, : axes.shape[1]] = (points @ axes).float()
     return coordinates

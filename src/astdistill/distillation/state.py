@@ -93,7 +93,7 @@ class DistillState:
         step: StepState | None = None,
     ) -> None:
         self.method, self.settings = method, settings
-        phi = torch.full((), settings.lr_init, device=images.device)
+        phi = torch.full((), settings.lr_init, dtype=torch.float32, device=images.device)
         initial = {"images": images, "targets": targets, "lr": phi, **(further or {})}
         self.learned = {name: tensor.detach().clone() for name, tensor in initial.items()}
         self.average = {name: tensor.clone() for name, tensor in self.learned.items() if name != "lr"}
@@ -365,7 +365,7 @@ def outer_optimiser(
     """The optimiser of tensors, each with its learning rate and its momentum (β_1 for Adam); `decay` is the weight
     decay of AdamW. Without tensors it is an optimiser that changes nothing."""
     if not groups:
-        return torch.optim.SGD([torch.zeros(())], lr=0.0)
+        return torch.optim.SGD([torch.zeros((), dtype=torch.float32)], lr=0.0)
     if kind != "sgd":
         parameter_groups = [
             {"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups

@@ -310,7 +310,7 @@ def _real_set(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels
     return SyntheticSet(
         images=dataset.train.batch(indices),
         targets=one_hot(dataset.train.labels[indices], len(dataset.classes)),
-        lr=torch.tensor(REAL_LR, device=dataset.device),
+        lr=torch.tensor(REAL_LR, dtype=torch.float32, device=dataset.device),
         classes=dataset.classes,
         preprocessing=dataset.preprocessing,
         data=dataset.config,

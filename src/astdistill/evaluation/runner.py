@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from ..autodiff.dispatch import chosen, computing, using
 from ..data.augmentation import STRATEGY
 from ..data.dataset import Dataset, Split
@@ -56,6 +58,7 @@ def train_rows(
     return cached
 
 
+@torch.inference_mode(False)  # also turns autograd on
 def evaluate(
     synthetic: Source,
     dataset: Dataset,
@@ -142,6 +145,7 @@ def evaluate(
     )
 
 
+@torch.inference_mode(False)  # also turns autograd on
 def evaluate_all(
     synthetic: SyntheticSet,
     dataset: Dataset,

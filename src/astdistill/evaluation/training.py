@@ -147,7 +147,7 @@ def train_network(
     trainee, best = Trainee(network, temperature=recipe.temperature or 1.0), None
     # One running sum instead of a check at every step: a non-finite term stays visible in it, and an accelerator need
     # not synchronise.
-    total = torch.zeros((), device=trainee.theta.device)
+    total = torch.zeros((), dtype=torch.float32, device=trainee.theta.device)
     recipe, tests = recipe.for_images(len(examples)), Tests(recipe.steps[:-1], lambda: accuracy(trainee.logits, tested))
     for epoch, losses in enumerate(train_epochs(trainee, examples, recipe, generator, tests), start=1):
         total = total + losses
@@ -251,7 +251,7 @@ def _train_epoch(
     """The sum of the losses of an epoch, or of its first `steps` batches, left on the device."""
     texture = examples.texture
     order = torch.randperm(len(examples), generator=generator)
-    total = torch.zeros((), device=trainee.theta.device)
+    total = torch.zeros((), dtype=torch.float32, device=trainee.theta.device)
     for images, targets in islice(examples.batches(recipe.batch, order), steps):
         channels, height, width = images.shape[1], images.shape[2] // texture.canvas, images.shape[3] // texture.canvas
         crops = texture.draw(len(images), (height, width), generator).to(images.device)

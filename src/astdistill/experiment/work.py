@@ -160,7 +160,7 @@ class Network:
     def counts(self) -> tuple[int, int, int]:
         """Multiply-adds of a forward pass in layers that read the image and in all others, and the number of output
         values of all layers."""
-        images, first, values = torch.zeros(1, *self.shape), 0, 0
+        images, first, values = torch.zeros(1, *self.shape, dtype=torch.float32), 0, 0
 
         def count(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal first, values
@@ -193,7 +193,7 @@ class Network:
         if list(self.module.buffers()):
             return "eager"
         model = FlatModel(self.module)
-        return engine_name(model, model.flatten(), torch.zeros(1, *self.shape))
+        return engine_name(model, model.flatten(), torch.zeros(1, *self.shape, dtype=torch.float32))
 
     def engine_text(self) -> str:
         """The engine and its instruction set as text; for the slow engine, also the reason and a remedy."""
@@ -454,7 +454,9 @@ def _random(network: Network, count: int) -> tuple[Tensor, Tensor]:
     generator = rng(0, "speed")
     labels = torch.randint(network.classes, (count,), generator=generator)
     targets = torch.nn.functional.one_hot(labels, network.classes).float()
-    return torch.randn(count, *network.shape, generator=generator).to(network.device), targets.to(network.device)
+    return torch.randn(count, *network.shape, generator=generator, dtype=torch.float32).to(network.device), targets.to(
+        network.device
+    )
 
 
 def _training(network: Network, recipe: ExpertRecipe, count: int) -> Callable[[], None]:
@@ -470,7 +472,7 @@ def _training(network: Network, recipe: ExpertRecipe, count: int) -> Callable[[]
 def _bookkeeping(network: Network, method: Method, settings: DistillSettings, count: int) -> Callable[[], None]:
     """A step that does everything else in an outer step on `count` images, once it has their derivative."""
     _, targets = _random(network, count)
-    images = torch.randn(count, *settings.texture.extent(network.shape), device=network.device)
+    images = torch.randn(count, *settings.texture.extent(network.shape), dtype=torch.float32, device=network.device)
     state = DistillState(images, targets, method.replace(learn=("images",)), settings)
     gradient = MetaGradient(images.new_zeros(()), images=torch.zeros_like(images))
 
@@ -498,8 +500,8 @@ def _unroll(
     images, targets = _random(network, count)
     model = FlatModel(network.module)
     start, generator = model.flatten().to(network.device), rng(0, "speed")
-    goal = Matching((steps,), start[None] + 0.01, torch.ones(1, device=network.device))
-    variables = Variables(images, targets, torch.tensor(1e-6, device=network.device))
+    goal = Matching((steps,), start[None] + 0.01, torch.ones(1, dtype=torch.float32, device=network.device))
+    variables = Variables(images, targets, torch.tensor(1e-6, dtype=torch.float32, device=network.device))
 
     def step() -> None:
         plan = draw_plan(steps, count, None, strategy, network.shape, generator, network.device)
@@ -529,10 +531,11 @@ def _class_loss(
 ) -> Callable[[], None]:
     model = FlatModel(network.module)
     with torch.no_grad():
-        width = model.features(model.flatten(), torch.zeros(1, *network.shape)).shape[1]
+        width = model.features(model.flatten(), torch.zeros(1, *network.shape, dtype=torch.float32)).shape[1]
     generator = rng(0, "speed")
     real_features, synthetic_features = (
-        torch.randn(count, width, generator=generator).to(network.device) for count in (real, synthetic)
+        torch.randn(count, width, generator=generator, dtype=torch.float32).to(network.device)
+        for count in (real, synthetic)
     )
 
     def step() -> None:

@@ -320,5 +320,5 @@ def stored_rows(path: Path, parameters: int, most: int | None = None) -> Rows:
     check_regular(path)
     count = path.stat().st_size // (parameters * 4)
     if not count:
-        return torch.empty(0, parameters)
+        return torch.empty(0, parameters, dtype=torch.float32)
     return torch.from_numpy(np.memmap(path, dtype="<f4", mode="r", shape=(count, parameters))[:most].copy())

@@ -64,6 +64,7 @@ def _ascent_step(theta: Params, gradient: Params, recipe: ExpertRecipe) -> Param
     return recipe.sam_rho * gradient / gradient.norm().clamp_min(tiny)
 
 
+@torch.inference_mode(False)  # also turns autograd on
 def train_experts(
     dataset: Dataset,
     *,
@@ -355,7 +356,7 @@ def train_epoch(
     """
     generator = rng(seed, "epoch")
     order = torch.randperm(len(split), generator=generator)
-    correct = torch.zeros((), device=split.device)
+    correct = torch.zeros((), dtype=torch.float32, device=split.device)
     for images, labels in split.batches(recipe.batch, order):
         augmented = apply(images, draw(recipe.augmentation, len(images), split.shape, generator).to(images.device))
         targets = one_hot(labels, classes).to(augmented.dtype)

@@ -92,7 +92,7 @@ class Distilled(SyntheticSet):
         trainable = self._trainable_parameters(network)
         examples = TensorExamples.of(self, recipe.lr, trainable[0].device, trainable[0].dtype)
         recipe = recipe.for_images(len(examples))
-        trainee, total = Trainee(network, trainable), torch.zeros((), device=trainable[0].device)
+        trainee, total = Trainee(network, trainable), torch.zeros((), dtype=torch.float32, device=trainable[0].device)
         title = f"training {type(network).__name__} on {len(self.images)} synthetic images (images seen)"
         try:
             with (
@@ -127,7 +127,7 @@ class Distilled(SyntheticSet):
             InputError: For images of another shape or range, and for labels that are not those of the images.
         """
         self._check_images(images01, labels)
-        like = next(network.parameters(), torch.zeros(()))
+        like = next(network.parameters(), torch.zeros((), dtype=torch.float32))
         whitening = self.preprocessing.to(like.device).for_batches()
 
         def logits(batch: Batch) -> Logits:

@@ -309,4 +309,6 @@ def _finite_tensor(path: Path, value: Any) -> Tensor:
 
 def _are_distributions(rows: Targets) -> bool:
     """Whether the rows are distributions already: rows of logits are not non-negative with a sum of one."""
-    return bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=1), torch.ones(len(rows)), atol=1e-3)
+    return bool((rows >= 0).all()) and torch.allclose(
+        rows.sum(dim=1), torch.ones(len(rows), dtype=rows.dtype), atol=1e-3
+    )

@@ -223,8 +223,12 @@ class BackPropagationThroughTraining(OuterStep):
         per_class, class_count = min(self.per_class or ipc, ipc), min(self.classes_at_once or classes, classes)
         indices = torch.arange(images).expand(self.unroll, images)
         if per_class < ipc or class_count < classes:
-            labels = torch.rand(self.unroll, classes, generator=generator).argsort(dim=1)[:, :class_count]
-            members = torch.rand(self.unroll, class_count, ipc, generator=generator).argsort(dim=2)[:, :, :per_class]
+            labels = torch.rand(self.unroll, classes, generator=generator, dtype=torch.float32).argsort(dim=1)[
+                :, :class_count
+            ]
+            members = torch.rand(self.unroll, class_count, ipc, generator=generator, dtype=torch.float32).argsort(
+                dim=2
+            )[:, :, :per_class]
             indices = (labels[:, :, None] * ipc + members).flatten(1)
         settings, data = setup.settings, setup.dataset
         return planned(indices, settings.augmentation, data.shape, generator, data.device, settings.texture)

@@ -173,7 +173,7 @@ class NoiseInit(ImageInit):
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
     ) -> Initial:
         labels = torch.arange(len(dataset.classes)).repeat_interleave(ipc)
-        images = torch.randn(len(labels), *dataset.shape, generator=rng(seed, "init"))
+        images = torch.randn(len(labels), *dataset.shape, generator=rng(seed, "init"), dtype=torch.float32)
         return Initial(images.to(dataset.device), labels.to(dataset.device))
 
     def laid_out(self, images: Images, texture: TextureSpec, size: tuple[int, int]) -> Images:

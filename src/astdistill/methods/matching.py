@@ -196,5 +196,7 @@ class IntermediateMatchingLossAsReleased(IntermediateMatchingLoss):
 
 def _betas(beta: Literal["one", "adaptive"], segment: Segment) -> torch.Tensor:
     count = len(segment.checkpoints)
-    ones = torch.ones(count, device=segment.start.device)
-    return ones if beta == "one" else torch.arange(1, count + 1, device=segment.start.device) / count
+    ones = torch.ones(count, dtype=torch.float32, device=segment.start.device)
+    return (
+        ones if beta == "one" else torch.arange(1, count + 1, dtype=torch.float32, device=segment.start.device) / count
+    )

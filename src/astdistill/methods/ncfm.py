@@ -71,7 +71,7 @@ class CharacteristicMatching(ExpertFeatureMatching):
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         @cache
         def frequencies(features: int) -> Tensor:
-            return torch.randn(self.frequencies, features, generator=rng(0, "frequencies"))
+            return torch.randn(self.frequencies, features, generator=rng(0, "frequencies"), dtype=torch.float32)
 
         def loss(real: Features, synthetic: Features) -> Scalar:
             return discrepancy(real, synthetic, frequencies(real.shape[1]).to(real))
@@ -90,7 +90,7 @@ class CharacteristicMatching(ExpertFeatureMatching):
         assert setup.experts is not None
         generator, last = rng(seed, "rows", iteration), setup.experts.epochs
         expert = setup.experts.drawn(generator)
-        fraction = float(torch.rand((), generator=generator))
+        fraction = float(torch.rand((), generator=generator, dtype=torch.float32))
         first, end = (row(setup, expert, epoch, like) for epoch in (0, last))
         return fraction * first + (1 - fraction) * end, end
 
@@ -100,7 +100,9 @@ class CharacteristicMatching(ExpertFeatureMatching):
 
         @cache
         def frequencies(features: int) -> Tensor:
-            return torch.randn(self.frequencies, features, generator=rng(seed, "frequencies", iteration)).to(like)
+            return torch.randn(
+                self.frequencies, features, generator=rng(seed, "frequencies", iteration), dtype=torch.float32
+            ).to(like)
 
         def pair_loss(pairs: Pairs) -> Scalar:
             sides = (features(setup.model, theta, pairs) for features in (real_features, synthetic_features))

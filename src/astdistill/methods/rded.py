@@ -82,10 +82,12 @@ def draw_boxes(
 ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"], Int[Tensor, " B"]]:
     """Top, left and side of `count` squares in an image of `shape` (C, H, W), in pixels: the area is uniform between
     `least` and 1 times `longest`², the position is uniform."""
-    fraction = least + (1 - least) * torch.rand(count, generator=generator)
+    fraction = least + (1 - least) * torch.rand(count, generator=generator, dtype=torch.float32)
     sides = (longest * fraction.sqrt()).round().long().clamp(1, longest)
     top, left = (
-        (torch.rand(count, generator=generator) * (side - sides + 1)).long().clamp_max(side - sides)
+        (torch.rand(count, generator=generator, dtype=torch.float32) * (side - sides + 1))
+        .long()
+        .clamp_max(side - sides)
         for side in shape[1:]
     )
     return top, left, sides
@@ -110,7 +112,7 @@ def _source_pixels(
 ) -> list[tuple[Int[Tensor, "B s"], Float[Tensor, "B s"]]]:
     """For each of `size` output positions along an axis: the two source pixels that it lies between, and their
     weights."""
-    position = (torch.arange(size) + 0.5) * sides[:, None] / size - 0.5
+    position = (torch.arange(size, dtype=torch.float32) + 0.5) * sides[:, None] / size - 0.5
     position = position.clamp_min(0.0).minimum(sides[:, None] - 1.0)
     low = position.floor().long()
     high = (low + 1).minimum(sides[:, None] - 1)

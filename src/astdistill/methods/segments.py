@@ -141,7 +141,9 @@ class WeightPerturbation(Perturbation):
         changed = start.clone()
         for kernel in model.kernels:
             weights = start[kernel]
-            direction = to_device(torch.randn(len(weights), generator=generator), start.device).to(start)
+            direction = to_device(torch.randn(len(weights), generator=generator, dtype=torch.float32), start.device).to(
+                start
+            )
             changed[kernel] = weights + self.change(weights, direction)
         return changed
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def _create_for_size(timm: Any, name: str, options: dict[str, Any], size: tuple[
 def _check_forward(network: nn.Module, channels: int, size: tuple[int, int]) -> None:
     """Run the network once, so that an image size that is too small is found now and not in the middle of a table."""
     with torch.no_grad():
-        network.eval()(torch.zeros(1, channels, *size))
+        network.eval()(torch.zeros(1, channels, *size, dtype=torch.float32))
     network.train()
 
 
@@ -243,11 +244,23 @@ def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int,
         )
     channels, height, width = shape
     _check_factory(factory, name)
-    with seeds.seeded(seed, "model", name):
+    with seeds.seeded(seed, "model", name), _float32_by_default():
         built = factory(channels=channels, classes=classes, size=(height, width))
     if not isinstance(built, nn.Module):
         raise InputError(f"Model '{name}' gave a {type(built).__name__}; a factory returns a torch.nn.Module.")
     return built
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Layers have parameters in float32 inside the block, as images are, whatever the caller's default is: that would
+    also change which numbers are drawn for them. Within `seeded`, one thread at a time changes this default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _check_factory(factory: Factory, name: str) -> None:

@@ -63,7 +63,7 @@ def usable_cuda() -> bool:
     if not torch.cuda.is_available():
         return False
     try:
-        return (torch.ones(1, device="cuda") + 1).item() == 2
+        return (torch.ones(1, dtype=torch.float32, device="cuda") + 1).item() == 2
     except RuntimeError:
         return False
 

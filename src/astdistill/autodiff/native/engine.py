@@ -73,7 +73,7 @@ class NativeEngine:
         """The gradient of the tangent ℓ̇ = ⟨∇_θ ℓ, m⟩, in reverse over forward mode: eight convolutions a layer, and no
         second reverse pass."""
         weights, dots = self._unflatten(theta, "θ"), self._unflatten(direction, "direction")
-        total, image_gradients, target_gradients, slope = _GradientSum(), [], [], torch.zeros(())
+        total, image_gradients, target_gradients, slope = _GradientSum(), [], [], torch.zeros((), dtype=torch.float32)
         for passes, part in self._parts(weights, images):
             features_dot, features = passes.up(PAIR, dots)
             logits = _linear_logits(weights, features)
@@ -106,7 +106,7 @@ class NativeEngine:
         x.
         """
         weights, logits, total = self._unflatten(theta, "θ"), [], _GradientSum()
-        zero, loss = zero_direction(weights), torch.zeros(())
+        zero, loss = zero_direction(weights), torch.zeros((), dtype=torch.float32)
         for passes, part in self._parts(weights, images):
             features = passes.up(VALUE)[1].clone()
             logits.append(_linear_logits(weights, features))

@@ -39,7 +39,7 @@ class Workspace:
     def _buffer(self, name: str, size: int) -> Tensor:
         buffer = self.buffers.get(name)
         if buffer is None or len(buffer) < size:
-            buffer = self.buffers[name] = torch.empty(size)
+            buffer = self.buffers[name] = torch.empty(size, dtype=torch.float32)
             self.views = {key: view for key, view in self.views.items() if key[0] != name}
         return buffer[:size]
 

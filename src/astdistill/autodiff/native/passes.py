@@ -110,7 +110,7 @@ class Passes:
         gamma, beta = (self._norm_adjoints(name).sum(0) for name in ("gamma", "beta"))
         kernel = self._adjoint_kernel(block, rows, weight)
         # The norm subtracts the mean over pixels and the bias with it: its derivative is zero.
-        return [kernel.reshape(-1), torch.zeros(self.channels), gamma, beta]
+        return [kernel.reshape(-1), torch.zeros(self.channels, dtype=torch.float32), gamma, beta]
 
     def _adjoint_kernel(self, block: Block, rows: slice, weight: Tensor | None) -> Tensor:
         """The adjoint of a block's kernel: Vᵀ (that of M) + V̇ᵀ (that of Ṁ), or the sum of `weight`."""
@@ -121,7 +121,7 @@ class Passes:
         if rows == PAIR:
             tangents = factors[0], products[0]
         scratch = self.space("kernel", 36, self.channels * self.channels + GAP)
-        kernel = torch.empty(self.channels, self.channels, 3, 3)
+        kernel = torch.empty(self.channels, self.channels, 3, 3, dtype=torch.float32)
         self.kernels.kernel_back(self._shape(block), *map(address, [*values, *tangents, scratch, kernel]))
         return kernel
 
