@@ -15,6 +15,7 @@ from torch import nn
 import astdistill as ad
 from astdistill.cli.main import main
 from astdistill.cli.watch import _bar_width
+from astdistill.experts import train_experts
 from astdistill.interop.reproduction import command
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.kinds import fits
@@ -344,6 +345,22 @@ CALLS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
     ),
     "a number for a path": (lambda data, made: CALLED.load(3), "load(path=3) was called; give a text, or a path"),
     "nothing for a path": (lambda data, made: CALLED.load(None), "load(path=None) was called"),
+    "an empty text for a path": (
+        lambda data, made: CALLED.load(""),
+        "load(path='') was called; give a path, which an empty text is not.",
+    ),
+    "an empty text for a store": (lambda data, made: CALLED.train_experts(data, store=""), "(store='') was called"),
+    "the same elsewhere": (lambda data, made: train_experts(data, store=""), "'' names no folder; give one, for"),
+    "no store": (lambda data, made: CALLED.TrajectoryStore.open(""), "'' names no folder; give one, for"),
+    "a dtype of no store": (
+        lambda data, made: CALLED.train_experts(data, dtype="float16"),
+        "There is no dtype of stored experts 'float16'. Did you mean 'bfloat16'? Known: bfloat16, float32.",
+    ),
+    "a seed of no store": (lambda data, made: CALLED.train_experts(data, seed=2**64), f"seed={2**64} was given; give"),
+    "an empty text for an engine": (
+        lambda data, made: CALLED.evaluate(made, data, engine=""),
+        "There is no engine ''. Known: auto",
+    ),
     "a text for a list": (lambda data, made: CALLED.sweep("digits-ipc1", out="x"), "presets='digits-ipc1') was called"),
 }
 

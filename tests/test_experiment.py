@@ -34,7 +34,7 @@ from astdistill.runtime.run_dir import RunDir
 def test_workers_are_a_flag_and_automatic_without_it() -> None:
     assert parse("run", ["digits-ipc1"]).experiment.workers is None
     assert parse("run", ["digits-ipc1", "--workers", "2"]).experiment.workers == 2
-    with pytest.raises(ValidationError, match="workers"):
+    with pytest.raises(InputError, match="workers cannot be 0; choose 1 or more"):
         preset("digits-ipc1").replace(workers=0)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from astdistill.data.dataset import Dataset
@@ -376,7 +375,7 @@ def test_a_derivative_that_is_not_finite_is_named(dataset: Dataset) -> None:
 
 
 def test_what_the_outer_step_does_not_have_cannot_be_learned() -> None:
-    with pytest.raises(ValidationError, match="There is no tensor 'shift' that the outer step of method 'dm' can"):
+    with pytest.raises(InputError, match="There is no tensor 'shift' that the outer step of method 'dm' can"):
         DM.replace(learn=("images", "shift"))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from problems import blobs
-from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -147,7 +146,7 @@ def test_recipes_of_earlier_versions_are_written_as_they_were() -> None:
 
 
 def test_steps_out_of_order_are_refused() -> None:
-    with pytest.raises(ValidationError, match="given as 5, 2, 5; give each once, in ascending order: 2, 5"):
+    with pytest.raises(InputError, match="given as 5, 2, 5; give each once, in ascending order: 2, 5"):
         FEW.replace(steps=(5, 2, 5))
 
 

@@ -93,7 +93,9 @@ def engine_here(name: str) -> dict[str, str]:
 def chosen() -> str:
     """The requested engine: that of `using`, else `$ASTDISTILL_ENGINE`, else auto. Raises InputError for an unknown
     one."""
-    name = _REQUESTED.get() or os.environ.get(VARIABLE) or "auto"
+    name = _REQUESTED.get()
+    if name is None:
+        name = os.environ.get(VARIABLE) or "auto"
     if name not in get_args(EngineName):
         raise unknown("engine", name, get_args(EngineName))
     return name

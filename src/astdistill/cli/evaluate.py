@@ -361,7 +361,7 @@ def _recipe(options: Evaluate) -> EvalRecipe:
         if epochs is not None:
             protocol(options.protocol).check_epochs(f"{flag} {epochs}", f"the protocol {options.protocol}")
     try:
-        return protocol(options.protocol).replace(**{name: value for name, value in typed.items() if value is not None})
+        return protocol(options.protocol).changed(**{name: value for name, value in typed.items() if value is not None})
     except ValidationError as error:
         raise refused(error, prog="astdistill evaluate") from error
 

@@ -194,7 +194,7 @@ def value_of(record: Any, field: str) -> Any:
 def with_value(record: Any, field: str, value: Any) -> Any:
     """A copy of the record with `value` at a dotted path."""
     first, _, inner_path = field.partition(".")
-    return record.replace(**{first: with_value(getattr(record, first), inner_path, value) if inner_path else value})
+    return record.changed(**{first: with_value(getattr(record, first), inner_path, value) if inner_path else value})
 
 
 def check_numbers(experiment: Experiment) -> None:

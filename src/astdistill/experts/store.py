@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from pydantic import Field, ValidationError, model_serializer
@@ -17,7 +17,7 @@ from ..data.dataset import DataConfig, Dataset
 from ..data.preprocessing import Preprocessing
 from ..data.synthetic import restored
 from ..runtime.config import Record
-from ..runtime.errors import FolderGoneError, InputError
+from ..runtime.errors import FolderGoneError, InputError, unknown
 from ..runtime.files import (
     DIGESTS,
     altered_row,
@@ -33,7 +33,7 @@ from ..runtime.files import (
     write_json,
 )
 from ..runtime.objects import Objects, Url, path_or_url
-from ..runtime.seeds import to_device
+from ..runtime.seeds import check_seed, to_device
 from ..runtime.shapes import Params, Rows
 from ..runtime.text import many, printable
 from ..runtime.trust import trust_modules
@@ -516,7 +516,12 @@ def identity_of(
     seed: int,
     dtype: Literal["float32", "bfloat16"],
 ) -> StoreIdentity:
-    """The identity of experts of `model` trained on `dataset` by `recipe`."""
+    """The identity of experts of `model` trained on `dataset` by `recipe`. Raises InputError for a seed or a dtype that
+    a store cannot have."""
+    check_seed(seed)
+    dtypes = get_args(StoreIdentity.model_fields["dtype"].annotation)
+    if dtype not in dtypes:
+        raise unknown("dtype of stored experts", dtype, dtypes)
     return StoreIdentity(
         recipe=recipe,
         model=model,

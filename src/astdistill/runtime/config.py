@@ -7,12 +7,13 @@ import ast
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 from pydantic import (
@@ -21,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -28,7 +30,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from .errors import InputError, unknown
+from .errors import InputError, refused, suggestion, unknown
 from .objects import path_or_url
 from .trust import import_name, live
 
@@ -86,8 +88,40 @@ entry. A renamed part needs its new name on the left; if it has no entry yet, ad
 _CURRENT_NAMES = {old: name for name, first in _FIRST_WRITTEN.items() for old in (first, first.rpartition(":")[2])}
 
 
-class Record(BaseModel):
-    """A frozen pydantic model that refuses unknown fields."""
+class _RecordType(type(BaseModel)):
+    """The type of the classes of records, whose calls raise InputError.
+
+    pydantic itself calls no class: errors in nested records keep their place, which names the flag on the command line.
+    """
+
+    if not TYPE_CHECKING:  # type checkers read the fields as the signature
+
+        def __call__(cls, *arguments: Any, **fields: Any) -> Any:
+            with _in_one_sentence(cls):
+                return super().__call__(*arguments, **fields)
+
+
+@contextmanager
+def _in_one_sentence(kind: type[BaseModel]) -> Iterator[None]:
+    """Raise InputError for the first thing that pydantic refuses in a record of that kind."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            raise _no_field(kind, str(first["loc"][0])) from None
+        raise refused(error, kind.__name__) from None
+
+
+def _no_field(kind: type[BaseModel], name: str) -> InputError:
+    fields = [*kind.model_fields]
+    return InputError(
+        f"{kind.__name__} has no field '{name}'.{suggestion(name, fields)} Its fields: {', '.join(fields) or 'none'}."
+    )
+
+
+class Record(BaseModel, metaclass=_RecordType):
+    """A frozen pydantic model that refuses unknown fields, with an InputError where it is made in Python."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -133,12 +167,24 @@ class Record(BaseModel):
         return ()
 
     def replace(self, **changes: Any) -> Self:
-        """The same record with some fields changed, validated again."""
+        """The same record with some fields changed, validated again. Raises InputError for fields and values that it
+        does not have."""
+        with _in_one_sentence(type(self)):
+            return self.changed(**changes)
+
+    def changed(self, **changes: Any) -> Self:
+        """The result of `replace`, with pydantic's ValidationError for invalid values, which has their place."""
         fields, changes = type(self).model_fields, self._read(changes)
-        wrong = [name for name in changes if name not in fields]
-        if wrong:
-            raise InputError(f"{type(self).__name__} has no field '{wrong[0]}'; its fields are {', '.join(fields)}.")
+        for name in changes:
+            if name not in fields:
+                raise _no_field(type(self), name)
         return type(self).model_validate({name: getattr(self, name) for name in fields} | changes)
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            with _in_one_sentence(type(self)):
+                super().__setattr__(name, value)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary from which `model_validate` rebuilds an equal record."""

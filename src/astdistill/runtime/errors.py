@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .text import printable
+from .text import brief, printable
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -53,6 +53,8 @@ ALLOWED = {
     "bool_parsing": "give true or false",
     "bool_type": "give true or false",
     "extra_forbidden": "there is no setting of that name",
+    "model_type": "give a value of {class_name}",
+    "frozen_instance": "make a changed copy with replace",
 }
 """Messages for values that pydantic refuses, by its error type; other errors keep the message of pydantic."""
 
@@ -100,4 +102,6 @@ def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "
     allowed = first["msg"][:1].lower() + first["msg"][1:]
     if first["type"] in ALLOWED:
         allowed = ALLOWED[first["type"]].format(**context)
-    return InputError(f"{name} cannot be {first['input']!r}; {allowed}.{prog and f' See: {prog} --help'}")
+    if first["type"] == "missing":  # its input is the whole record
+        return InputError(f"{name} has no value, and no default; give one.")
+    return InputError(f"{name} cannot be {brief(first['input'])}; {allowed}.{prog and f' See: {prog} --help'}")

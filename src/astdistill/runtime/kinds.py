@@ -19,6 +19,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 import torch
 
 from .errors import InputError
+from .text import brief
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -85,7 +86,7 @@ def fits(value: Any, kind: Any) -> bool:
     """Whether a value matches a type annotation, as far as the value shows it."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return any(fits(value, each) for each in inside)
+        return any(fits(value, each) for each in inside) and not (_is_empty(value) and any(map(_is_path, inside)))
     if origin is Literal:  # the function itself suggests the nearest for an unknown value
         return type(value) in {type(each) for each in inside}
     if origin in (tuple, Sequence):
@@ -110,19 +111,27 @@ def _is_instance(value: Any, kind: Any) -> bool:
         return value is None
     if not isinstance(kind, type) or kind in (Any, inspect.Parameter.empty):
         return True
-    if issubclass(kind, PurePath):
-        return isinstance(value, str | os.PathLike)
+    if _is_path(kind):
+        return isinstance(value, str | os.PathLike) and not _is_empty(value)
     if isinstance(value, bool) and kind in (int, float):
         return False
     return isinstance(value, PLAIN.get(kind, kind))
 
 
+def _is_path(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, PurePath)
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a value is an empty text, which pathlib reads as the current folder."""
+    return isinstance(value, str) and not value
+
+
 def _argument_error(function: str, name: str, value: Any, kind: Any) -> InputError:
     expected = ", or ".join(dict.fromkeys(_describe(kind)))
-    text = repr(value)
-    if len(text) > 80:
-        text = f"{text[:79]}…"
-    return InputError(f"{function}({name}={text}) was called; give {expected}.")
+    if _is_empty(value) and "a path" in expected:
+        expected = "a path, which an empty text is not"
+    return InputError(f"{function}({name}={brief(value)}) was called; give {expected}.")
 
 
 def _describe(kind: Any) -> Iterator[str]:
@@ -137,7 +146,7 @@ def _describe(kind: Any) -> Iterator[str]:
         yield f"a list, each of {' or '.join(_describe(inside[0]))}"
     elif origin is Literal:
         yield from map(repr, inside)
-    elif isinstance(kind, type) and issubclass(kind, PurePath):
+    elif _is_path(kind):
         yield "a path"
     elif origin is Callable:
         yield "a function"

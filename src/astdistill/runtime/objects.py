@@ -56,7 +56,9 @@ class Url(PlainPath):
 
 def path_or_url(value: str | Path) -> Path:
     """A path, or a Url if the value is an address with a scheme; file:// gives a path. Raises InputError for unknown
-    schemes."""
+    schemes, and for an empty text, which pathlib reads as the current folder."""
+    if value == "":
+        raise InputError("'' names no folder; give one, for example 'experts', or '.' for the current one.")
     address = ADDRESS.fullmatch(str(value))
     if address is None:
         return Path(value)

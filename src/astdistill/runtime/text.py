@@ -42,6 +42,14 @@ def in_one_line(error: BaseException, most: int = 200) -> str:
     return printable(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
+def brief(value: object, most: int = 80) -> str:
+    """The repr of a value, cut to at most `most` characters."""
+    text = repr(value)
+    if len(text) > most:
+        return f"{text[: most - 1]}…"
+    return text
+
+
 def reason(error: BaseException) -> str:
     """Why a file cannot be read or written: the message of the system, without its number and the path."""
     return getattr(error, "strerror", None) or in_one_line(error)
