@@ -9,10 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from problems import blobs
 from torch import Tensor
 
+from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.runner import evaluate
 from astdistill.models.registry import build_model
+from astdistill.runtime.progress import Bar
 from astdistill.runtime.seeds import derive, rng, seeded
+from astdistill.runtime.trust import trust_modules
+
+DRAWING = "problems:dropout_net"
+"""A network that draws random numbers while it is trained."""
 
 
 def test_equal_purposes_give_equal_draws_and_any_other_word_gives_others() -> None:
@@ -70,6 +78,38 @@ def test_networks_built_in_several_threads_are_those_of_one() -> None:
         found = list(threads.map(_built, list(range(4)) * 20))
     assert all(torch.equal(network, wanted[number % 4]) for number, network in enumerate(found))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def _trained(seed: int) -> tuple[float, ...]:
+    """Accuracies of networks that draw random numbers while they train."""
+    dataset, recipe = blobs(), MTT_PROTOCOL.replace(epochs=8, augmentation="")
+    scores = evaluate(dataset.train, dataset, recipe=recipe, model=DRAWING, seeds=2, seed=seed, workers=1)
+    return scores.architecture[DRAWING].final
+
+
+def test_networks_trained_in_several_threads_are_those_of_one() -> None:
+    trust_modules([DRAWING])
+    wanted = [_trained(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(_trained, [*range(3), *range(3)]))
+    assert found == wanted * 2
+
+
+@pytest.mark.parametrize("model", [DRAWING, "mlp-w8", "convnet-d1-w4"])
+def test_while_a_network_is_trained_another_thread_builds_one(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trust_modules([DRAWING])
+    built: list[Tensor] = []
+
+    def step(*_: object, **__: object) -> None:
+        other = threading.Thread(target=lambda: built.append(_built(0)), daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive()
+
+    monkeypatch.setattr(Bar, "step", step)
+    dataset, recipe = blobs(), MTT_PROTOCOL.replace(epochs=1)
+    evaluate(dataset.train, dataset, recipe=recipe, model=model, seeds=1, workers=1)
+    assert built
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fork")

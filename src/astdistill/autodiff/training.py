@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Int
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from ..data.dataset import Split
 from ..models.convnets import is_plain
 from ..models.flat import FlatModel
+from ..runtime.seeds import Draws
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 from .dispatch import engine_of
 from .engine import Engine, PenaltyForm, gradient_penalty
@@ -47,12 +49,19 @@ class Trainee:
     is called directly, in training mode when it is trained, since it may have statistics or draw random numbers. With
     `parts` only those parameters are θ, and the others do not change. `gradient` is that of the loss of the logits
     divided by the `temperature`.
+
+    `draws` are the random numbers of a network that is called directly. No other thread that draws runs during such a
+    call, but between two of them.
     """
 
     def __init__(
-        self, network: nn.Module, parts: Sequence[nn.Parameter] | None = None, temperature: float = 1.0
+        self,
+        network: nn.Module,
+        parts: Sequence[nn.Parameter] | None = None,
+        temperature: float = 1.0,
+        draws: Draws | None = None,
     ) -> None:
-        self.network, self._temperature = network, temperature
+        self.network, self._temperature, self.draws = network, temperature, draws
         if parts is None:
             parts = [part for part in network.parameters() if part.requires_grad]
         self._parts = parts = list(parts)
@@ -77,9 +86,13 @@ class Trainee:
         if self._engine is not None:
             loss, logits, slope = self._engine.gradient(self._divide_outputs(self.theta), images, targets)
             return self._store_gradient(loss, logits, self._divide_outputs(slope))
-        self.network.train()
-        logits = self.network(images) / self._temperature
-        return self._backward(cross_entropy(logits, targets), logits)
+        with self._drawing():
+            self.network.train()
+            logits = self.network(images) / self._temperature
+            return self._backward(cross_entropy(logits, targets), logits)
+
+    def _drawing(self) -> AbstractContextManager[None]:
+        return self.draws.drawn() if self.draws is not None else nullcontext()
 
     def _divide_outputs(self, vector: Params) -> Params:
         """The vector with the part of the last layer divided by the temperature.
@@ -103,20 +116,21 @@ class Trainee:
             return self._store_gradient(
                 *self._engine.penalised(self.theta.detach(), images, targets, penalty, clip, form)
             )
-        self.network.train()
-        images = images.detach().requires_grad_()
-        logits = self.network(images)
-        loss = penalty * gradient_penalty(images, logits, form)
-        if targets is not None:
-            loss = loss + clip * cross_entropy(logits, targets)
-        return self._backward(loss, logits)
+        with self._drawing():
+            self.network.train()
+            images = images.detach().requires_grad_()
+            logits = self.network(images)
+            loss = penalty * gradient_penalty(images, logits, form)
+            if targets is not None:
+                loss = loss + clip * cross_entropy(logits, targets)
+            return self._backward(loss, logits)
 
     def logits(self, images: Batch) -> Logits:
         """The logits of the images in evaluation mode."""
         if self._engine is not None:
             return self._engine.logits(self.theta.detach(), images)
-        self.network.eval()
-        with torch.no_grad():
+        with self._drawing(), torch.no_grad():
+            self.network.eval()
             return self.network(images)
 
     def release(self) -> None:

@@ -17,7 +17,7 @@ from ..runtime.devices import moved
 from ..runtime.parallel import plan_workers, pool
 from ..runtime.progress import Bar, bar, console
 from ..runtime.run_dir import RunDir
-from ..runtime.seeds import derive, rng, seeded
+from ..runtime.seeds import Draws, derive, rng
 from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from .rows import (
@@ -302,11 +302,12 @@ def _train(shared: tuple[tuple[TableRow, ...], Testing, str], job: tuple[int, in
     def count() -> None:
         progress.step(examples.images_per_epoch)
 
-    # Networks may draw random numbers while they train.
-    with using(engine), seeded(seed, "evaluate", k, "dropout"):
-        return train_network(
-            network, examples, row.recipe, testing.images, lambda epoch: rng(seed, "evaluate", k, epoch), count
-        )
+    def generator(epoch: int) -> torch.Generator:
+        return rng(seed, "evaluate", k, epoch)
+
+    draws = Draws(seed, "evaluate", k, "dropout")
+    with using(engine):
+        return train_network(network, examples, row.recipe, testing.images, generator, count, draws)
 
 
 def _warn_of_divergence(row: CachedRow) -> None:

@@ -17,7 +17,7 @@ from ..data.dataset import Split
 from ..data.synthetic import SyntheticSet, one_hot
 from ..data.textures import ORDINARY, TextureSpec
 from ..runtime.errors import InputError
-from ..runtime.seeds import to_device
+from ..runtime.seeds import Draws, to_device
 from ..runtime.shapes import Batch, Images, Targets
 from .protocol import EvalRecipe
 from .teacher import Teacher
@@ -139,12 +139,14 @@ def train_network(
     tested: Split,
     generator: Callable[[int], torch.Generator],
     on_epoch: Callable[[], None] = lambda: None,
+    draws: Draws | None = None,
 ) -> NetworkResult:
     """The accuracies on `tested` of `network`, trained in place on `examples` under `recipe` by `train_epochs`.
 
-    A loss that is not finite sets `diverged`; such a network is tested like any other.
+    A loss that is not finite sets `diverged`; such a network is tested like any other. `draws` are the random numbers
+    of a network that draws some.
     """
-    trainee, best = Trainee(network, temperature=recipe.temperature or 1.0), None
+    trainee, best = Trainee(network, temperature=recipe.temperature or 1.0, draws=draws), None
     # One running sum instead of a check at every step: a non-finite term stays visible in it, and an accelerator need
     # not synchronise.
     total = torch.zeros((), dtype=torch.float32, device=trainee.theta.device)

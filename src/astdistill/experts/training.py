@@ -26,7 +26,7 @@ from ..runtime.files import NO_LOCKS, append_line, lock
 from ..runtime.objects import path_or_url
 from ..runtime.parallel import WorkerPlan, plan_workers, pool, training_seconds
 from ..runtime.progress import Bar, bar
-from ..runtime.seeds import derive, rng, seeded
+from ..runtime.seeds import Draws, derive, rng
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 from ..runtime.trust import trust_models
 from .partial import PartialTrajectory, saved_epochs
@@ -308,16 +308,9 @@ def _train_epochs(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(epoch)
         before = trainee.theta.detach().clone()
-        with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw random numbers in training
-            correct = train_epoch(
-                trainee,
-                optimiser,
-                dataset.train,
-                classes,
-                recipe,
-                epoch,
-                derive(identity.seed, "expert", expert, epoch),
-            )
+        trainee.draws = Draws(identity.seed, "dropout", expert, epoch)
+        seed = derive(identity.seed, "expert", expert, epoch)
+        correct = train_epoch(trainee, optimiser, dataset.train, classes, recipe, epoch, seed)
         after = trainee.theta.detach()
         measured = read({"right": correct, "step": (after - before).double().square().sum()})
         if not math.isfinite(step := measured["step"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
@@ -23,7 +23,7 @@ from ..evaluation.training import TensorExamples, train_epochs
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.kinds import checked_kinds
 from ..runtime.progress import bar
-from ..runtime.seeds import rng, seeded
+from ..runtime.seeds import Draws, rng
 from ..runtime.shapes import Batch, Images, Labels, Logits
 from ..runtime.trust import trust_modules
 from . import exporters, import_sets
@@ -92,14 +92,11 @@ class Distilled(SyntheticSet):
         trainable = self._trainable_parameters(network)
         examples = TensorExamples.of(self, recipe.lr, trainable[0].device, trainable[0].dtype)
         recipe = recipe.for_images(len(examples))
-        trainee, total = Trainee(network, trainable), torch.zeros((), dtype=torch.float32, device=trainable[0].device)
+        trainee = Trainee(network, trainable, draws=Draws(seed, "train", "dropout"))
+        total = torch.zeros((), dtype=torch.float32, device=trainable[0].device)
         title = f"training {type(network).__name__} on {len(self.images)} synthetic images (images seen)"
         try:
-            with (
-                # A network that the engine differentiates draws no random numbers; others keep out other threads.
-                nullcontext() if trainee.model else seeded(seed, "train", "dropout"),
-                bar(title, recipe.passes * examples.images_per_epoch, 0, "images") as progress,
-            ):
+            with bar(title, recipe.passes * examples.images_per_epoch, 0, "images") as progress:
                 for losses in train_epochs(trainee, examples, recipe, lambda epoch: rng(seed, "train", epoch)):
                     total = total + losses
                     progress.step(examples.images_per_epoch)

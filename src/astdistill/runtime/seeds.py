@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -61,14 +61,28 @@ if hasattr(os, "register_at_fork"):  # not on Windows; another thread of the par
     os.register_at_fork(after_in_child=_replace_lock)
 
 
-@contextmanager
-def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Run code that can only draw from torch's global CPU generator (module initialisers), and restore its state
-    afterwards.
+class Draws:
+    """Random numbers for code that can only draw from torch's global CPU generator, as dropout does."""
 
-    One thread at a time: the block must not wait for another thread that builds or trains a network. Threads that draw
-    from the global generator themselves, outside of this function, are not held off.
-    """
-    with _LOCK, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, *purpose))
-        yield
+    def __init__(self, seed: int, *purpose: str | int) -> None:
+        self._state = rng(seed, *purpose).get_state()
+
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Let the global generator give the numbers that follow those of the last such block, and restore its state
+        afterwards.
+
+        One thread at a time: the block must not wait for another thread that builds a network or draws. Threads that
+        draw from the global generator outside of such blocks are not held off.
+        """
+        with _LOCK, torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._state)
+            try:
+                yield
+            finally:
+                self._state = torch.get_rng_state()
+
+
+def seeded(seed: int, *purpose: str | int) -> AbstractContextManager[None]:
+    """A block that draws from torch's global CPU generator (module initialisers), as in `Draws.drawn`."""
+    return Draws(seed, *purpose).drawn()
