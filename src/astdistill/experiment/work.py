@@ -31,7 +31,7 @@ from ..methods.method import Method
 from ..methods.outer_step import StepWork
 from ..methods.student_optimisers import StudentOptimiser
 from ..methods.unroll import InnerLoop, MetaGradient, Variables, draw_plan
-from ..models.convnets import ConvNet
+from ..models.convnets import is_plain
 from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.devices import read, settled_device
@@ -184,14 +184,20 @@ class Network:
 
     @cached_property
     def engine(self) -> str:
-        """The engine that computes its derivatives on the device: native, compiled, compiled-bfloat16 or eager."""
+        """The engine that computes its derivatives on the device while it is trained: native, compiled,
+        compiled-bfloat16 or eager, as for each network that is called directly."""
+        if not is_plain(self.module):
+            return "eager"
+        return self.engine_of_steps
+
+    @cached_property
+    def engine_of_steps(self) -> str:
+        """The engine of outer steps, which differentiate any network as a function of θ."""
         name = chosen()
-        if not isinstance(self.module, ConvNet):
+        if list(self.module.buffers()):  # outer steps refuse it
             return "eager"
         if torch.device(self.device).type == "cuda":
             return {"auto": "compiled", "native": "eager"}.get(name, name)
-        if list(self.module.buffers()):
-            return "eager"
         model = FlatModel(self.module)
         return engine_name(model, model.flatten(), torch.zeros(1, *self.shape, dtype=torch.float32))
 
@@ -207,6 +213,8 @@ class Network:
         text = f"eager (torch's own derivatives, {instructions()}), {many(torch.get_num_threads(), 'thread')}"
         if torch.device(self.device).type != "cpu":
             text = f"eager (torch's own derivatives) on {self.device}"
+        if self.engine_of_steps != "eager":
+            return f"{text}; outer steps: {self.engine_of_steps}"
         if chosen() == "eager":
             return f"{text}, as requested; --engine auto takes the fastest that can"
         if kernels is None:  # `library` has reported the reason
