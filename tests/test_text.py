@@ -20,7 +20,7 @@ from astdistill.report.figures import blank, legend
 from astdistill.report.page.drawing import panel, svg
 from astdistill.report.page.page import save_page
 from astdistill.report.pictures import save_grid
-from astdistill.runtime.errors import InputError
+from astdistill.runtime.errors import InputError, suggestion
 from astdistill.runtime.files import cache_folder, write_json, write_text
 from astdistill.runtime.run_dir import RunDir
 from astdistill.runtime.tables import Column, Tabulation, terminal
@@ -193,3 +193,21 @@ def test_a_sentence_obeys_no_sign_of_a_strangers_name() -> None:
 
 def test_a_number_has_its_noun() -> None:
     assert [many(count, "image") for count in (0, 1, 1437)] == ["0 images", "1 image", "1,437 images"]
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "near"),
+    [
+        ("evalute", ["evaluate", "export", "run"], "evaluate"),
+        ("optimizer", ["outer_optimiser", "outer_decay"], "outer_optimiser"),
+        ("vgg", ["alexnet", "vgg11", "vit"], "vgg11"),
+        ("boat", ["cat", "deer", "ship"], ""),
+        ("test", ["get", "run", "tune"], ""),
+        ("standard", ["mtt", "rat", "tgdd"], ""),
+        ("efficientnet", ["alexnet", "convnet", "lenet"], ""),
+    ],
+)
+def test_a_name_is_suggested_for_one_that_was_mistyped_and_not_for_another_thing(
+    name: str, names: list[str], near: str
+) -> None:
+    assert suggestion(name, names) == (near and f" Did you mean '{near}'?")

@@ -49,7 +49,7 @@ def test_an_option_that_a_family_has_not_is_refused() -> None:
     ("name", "message"),
     [
         ("vgg", "Did you mean 'vgg11'"),
-        ("resnet18-pa", r"no word 'pa' for model 'resnet18-pa'. Did you mean 'ap'"),
+        ("resnet18-app", r"no word 'app' for model 'resnet18-app'. Did you mean 'ap'"),
         ("resnet18-maxpool", r"no word 'maxpool' for model 'resnet18-maxpool'"),
         ("vgg11-d3", r"no word 'd3' for model 'vgg11-d3'"),
         ("convnet-ap", r"no word 'ap' for model 'convnet-ap'"),

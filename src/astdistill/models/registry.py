@@ -31,7 +31,7 @@ def timm_factory(name: str) -> Callable[..., nn.Module]:
     """
     timm = _import_timm(name)
     if not timm.is_model(name):
-        hint = suggestion(name, timm.list_models(), most=3, cutoff=0.4)
+        hint = suggestion(name, timm.list_models(), most=3)
         raise InputError(f"timm has no model '{name}'.{hint} timm.list_models() lists them all.")
 
     def factory(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
