@@ -139,6 +139,35 @@ def test_settings_that_nothing_reads_are_told(
 
 
 @pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        (("experts", "--seed", "3"), "astdistill experts does not use --seed 3; give it to: astdistill run"),
+        (
+            ("experts", "--distill.iterations", "9", "--evaluation.networks", "9", "--protocol", "rded"),
+            "does not use --distill.iterations 9, --evaluation.networks 9, --protocol rded; give them to: astdistill run",
+        ),
+        (("experts", "--method.expert.epochs", "19", "--method.step.expert-epochs", "1", "--experts.seed", "2"), ""),
+        (("experts", "--ipc", "2"), ""),  # where no preset is named, it decides about the experts
+        (
+            ("distill", "--evaluation.networks", "9", "--evaluation.recipe.networks", "9", "--protocol", "rded"),
+            "astdistill distill does not use --evaluation.networks 9, --evaluation.recipe.networks 9, --protocol rded;",
+        ),
+        (("distill", "--distill.iterations", "9", "--seed", "3"), ""),
+        (("run", "--evaluation.networks", "9", "--protocol", "rded", "--seed", "3"), ""),
+        (("tune", "--evaluation.networks", "9"), ""),  # goes into the settings of the run with the found rates
+    ],
+)
+def test_settings_that_a_command_does_not_use_are_told(
+    words: tuple[str, ...], unused: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb, *flags = words
+    assert main((verb, "digits-ipc1", "--dry-run", *flags)) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "does not use" in line or "no effect" in line]
+    assert len(told) == bool(unused)
+    assert unused in "".join(told)
+
+
+@pytest.mark.parametrize(
     ("words", "usual"),
     [
         (("--method", "idc", "--method.step.differences", "squared"), "--distill.lr-img 0.016 (this run: 0.00032)"),

@@ -6,6 +6,7 @@ Only typed values are checked, never those of a preset.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..data import medmnist
@@ -47,26 +48,54 @@ def check_once(flag: str, names: Sequence[str]) -> None:
         raise InputError(f"{flag} names '{duplicate}' twice; name it once.")
 
 
+@dataclass(frozen=True)
+class Reads:
+    """The settings that a command reads and does not read, by their dotted names, where that differs from a run."""
+
+    always: tuple[str, ...] = ()
+    """Settings that it reads whatever the others are."""
+    never: tuple[str, ...] = ()
+    """Settings, and records of them, that it does not read."""
+
+    def ignores(self, name: str) -> bool:
+        """Whether the command does not read the setting of that dotted name."""
+        return any(name == each or name.startswith(f"{each}.") for each in self.never)
+
+
+AS_A_RUN = Reads()
+
+
+def typed_names(
+    typed: TypedValues, parts: Sequence[str] = (), protocol: str | None = None
+) -> dict[str, tuple[str, Any]]:
+    """The dotted names of typed settings, each with its flag and value.
+
+    Args:
+        typed: Flags with their values.
+        parts: Components that `--part` has put into the method: FIELD=NAME.
+        protocol: The evaluation protocol that `--protocol` names.
+    """
+    by_name = {".".join(param.place[1:]): (param.flag, value) for param, value in typed if isinstance(param, Flag)}
+    new_names = renamed_fields(Method)
+    by_name |= {f"method.{new_names.get(field := part.partition('=')[0], field)}": ("--part", part) for part in parts}
+    if protocol is not None:
+        by_name["evaluation.recipe"] = ("--protocol", protocol)
+    return by_name
+
+
 def check_typed(
-    experiment: Experiment,
-    typed: TypedValues,
-    parts: Sequence[str] = (),
-    base: Experiment | None = None,
-    read: Container[str] = (),
+    experiment: Experiment, by_name: Mapping[str, tuple[str, Any]], base: Experiment, verb: str, reads: Reads
 ) -> None:
     """Raise InputError for typed values that contradict other settings. Warn of typed values without an effect, and of
     missing settings that are usual with the typed ones.
 
     Args:
         experiment: The experiment with all typed values.
-        typed: Flags with their values.
-        parts: Components that `--part` has put into the method: FIELD=NAME.
+        by_name: What `typed_names` returns.
         base: The preset, or the proposal in place of one.
-        read: Dotted names of settings that the command itself reads, whatever the other settings.
+        verb: The command.
+        reads: What it reads.
     """
-    by_name = {".".join(param.place[1:]): (param.flag, value) for param, value in typed if isinstance(param, Flag)}
-    new_names = renamed_fields(Method)
-    by_name |= {f"method.{new_names.get(field := part.partition('=')[0], field)}": ("--part", part) for part in parts}
     check_once("--evaluation.architectures", experiment.evaluation.architectures)
     check_once("--evaluation.baselines", experiment.evaluation.baselines)
     interval, iterations = experiment.distill.validate_every, experiment.distill.iterations
@@ -75,8 +104,10 @@ def check_typed(
             f"--distill.validate-every {interval} was given, but the run has {iterations} outer steps, so that no set "
             f"would be validated; choose 1 to {iterations}, or 0 for no validation."
         )
-    by_name = {name: value for name, value in by_name.items() if name not in read}
-    for note in typed_notes(experiment, by_name, base or experiment):
+    if unused := [_as_typed(*value) for name, value in by_name.items() if reads.ignores(name)]:
+        warn(f"astdistill {verb} does not use {', '.join(unused)}; give {_it(unused)} to: astdistill run")
+    others = {name: value for name, value in by_name.items() if name not in reads.always and not reads.ignores(name)}
+    for note in typed_notes(experiment, others, base):
         warn(note)
 
 
@@ -108,16 +139,12 @@ def typed_notes(experiment: Experiment, by_name: Mapping[str, tuple[str, Any]], 
         by_name: Dotted names of the typed settings, each with its flag and value.
         base: The preset, or the proposal in place of one.
     """
-    unused = [
-        f"{flag} {_format_value(value)}".strip()
-        for name, (flag, value) in by_name.items()
-        if _has_no_effect(name, experiment)
-    ]
+    unused = [_as_typed(*value) for name, value in by_name.items() if _has_no_effect(name, experiment)]
     if unused:
-        verb, them = (("has", "it"), ("have", "them"))[len(unused) > 1]
+        verb = ("has", "have")[len(unused) > 1]
         yield (
             f"{', '.join(unused)} {verb} no effect with the method {experiment.method.name} and the other settings; "
-            f"leave {them} out, or see --help-all for what is needed."
+            f"leave {_it(unused)} out, or see --help-all for what is needed."
         )
     if usual := dict(_missing_usual(experiment, base, by_name)):
         pairs = [
@@ -126,6 +153,14 @@ def typed_notes(experiment: Experiment, by_name: Mapping[str, tuple[str, Any]], 
             for name, value in usual.items()
         ]
         yield f"Usual for {experiment.method.name} with the given settings: {', '.join(pairs)}."
+
+
+def _as_typed(flag: str, value: Any) -> str:
+    return f"{flag} {_format_value(value)}".strip()
+
+
+def _it(names: Sequence[str]) -> str:
+    return ("it", "them")[len(names) > 1]
 
 
 def _missing_usual(experiment: Experiment, base: Experiment, typed: Container[str]) -> Iterator[tuple[str, Any]]:

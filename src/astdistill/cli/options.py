@@ -30,7 +30,7 @@ from ..runtime.config import Component, PathOrUrl, Record, built_in_components, 
 from ..runtime.errors import InputError, unknown
 from ..runtime.machine import MOST_SIDE_BY_SIDE
 from ..runtime.tracking import LOGGERS, check_loggers
-from .checks import check_typed, without_part
+from .checks import AS_A_RUN, Reads, check_typed, typed_names, without_part
 from .commands import Command, typed
 from .flags import Flag, Positional, UnknownFlagError, Word, params_of
 from .saved import (
@@ -199,7 +199,7 @@ class PresetCommand(Command):
         preset: Returns the preset, given its changes and the remaining arguments. Raises InputError if none is named.
         folder: The default run folder in `runs/`; {} stands for the preset.
         prog: The beginning of the command as it is typed; {} stands for the preset.
-        reads: Dotted names of settings that the subcommand itself reads.
+        reads: The settings that the subcommand reads, where that differs from a run.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class PresetCommand(Command):
         preset: Callable[[Any, Sequence[str]], str] | None = None,
         folder: str = "{}",
         prog: str = "astdistill {verb} {}",
-        reads: Sequence[str] = (),
+        reads: Reads = AS_A_RUN,
     ) -> None:
         super().__init__(name, function, kind)
         self._reads = reads
@@ -329,7 +329,8 @@ class PresetCommand(Command):
             if ".".join(param.place[1:]) in COUNTED:
                 experiment.evaluation.recipe.check_epochs(f"{param.flag} {value}")
         field_values = [(param, value) for param, value in values if param.place[0] == FIELDS]
-        check_typed(experiment, field_values, changes.part, self.preset, self._reads)
+        names = typed_names(field_values, changes.part, changes.protocol)
+        check_typed(experiment, names, self.preset, str(self.name), self._reads)
         if changes.save_config is not None:
             check_save(changes.save_config, self.params)
             save_config(changes.save_config, values, getattr(changes, PRESET, ""))

@@ -37,7 +37,7 @@ from ..runtime.errors import InputError
 from ..runtime.parallel import limited, plan_workers
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
-from .checks import check_classes, check_size
+from .checks import Reads, check_classes, check_size
 from .data import print_data
 from .flags import Flag, Positional, Word
 from .options import ClusterChanges, PresetChanges, PresetCommand, Request
@@ -178,5 +178,5 @@ tune = PresetCommand(
     f"Search the learning rates of a preset with Optuna, on held-out training images. {FIRST}",
     kind=TuneChanges,
     folder="tune-{}",
-    reads=JUDGING,
+    reads=Reads(always=JUDGING),
 )

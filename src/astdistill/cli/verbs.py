@@ -47,7 +47,7 @@ from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from ..runtime.text import many
-from .checks import check_classes, check_size
+from .checks import Reads, check_classes, check_size
 from .data import chosen, plain, print_data
 from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
 from .sweep import run_seeds
@@ -403,7 +403,12 @@ experts = PresetCommand(
     train,
     f"Train the experts of a preset; show accuracy and step length per epoch. {FIRST}",
     kind=ExpertChanges,
+    reads=Reads(never=("seed", "distill", "evaluation")),
 )
 distill = PresetCommand(
-    "distill", distil, f"Train missing experts and distil, without evaluation. {FIRST}", kind=ClusterChanges
+    "distill",
+    distil,
+    f"Train missing experts and distil, without evaluation. {FIRST}",
+    kind=ClusterChanges,
+    reads=Reads(never=("evaluation",)),
 )
