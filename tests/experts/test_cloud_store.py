@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -20,6 +21,7 @@ from astdistill.distillation.loop import distill
 from astdistill.distillation.settings import DistillSettings
 from astdistill.experts import cloud
 from astdistill.experts.cloud import CloudFiles, scratch_of
+from astdistill.experts.partial import state_epochs
 from astdistill.experts.store import TrajectoryStore, check_root
 from astdistill.experts.training import train_experts
 from astdistill.methods.outer_step import TrajectoryMatching
@@ -223,6 +225,82 @@ def test_stopped_experts_are_trained_on_from_where_they_are(
     store = experts(dataset, dtype=dtype)
     assert same_store(store, experts(dataset, dtype=dtype, store=tmp_path))
     assert "000.partial/0004.safetensors" not in names()
+
+
+def half_way(dataset: Dataset, has_rows: bool, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Expert 0 with three epochs, whose state has its rows, as after Ctrl-C, or whose rows are an object, as after a
+    training that was to stop there; nothing of it is on this machine. Returns the folder for local files."""
+    ended: list[int] = []
+
+    def stop(*_: object) -> None:
+        ended.append(1)
+        if len(ended) == 3:
+            raise KeyboardInterrupt
+
+    if has_rows:
+        with monkeypatch.context() as patch:
+            patch.setattr("astdistill.experts.training.append_line", stop)
+            with pytest.raises(KeyboardInterrupt):
+                experts(dataset, count=1)
+    else:
+        experts(dataset, count=1, stop_after=3)
+    (store,) = scratch_of(url() / "x").parent.iterdir()
+    shutil.rmtree(store)
+    return store
+
+
+@pytest.mark.parametrize("has_rows", [True, False], ids=["with rows", "rows in the object"])
+@pytest.mark.parametrize("kill_at", range(7))
+def test_a_download_that_is_killed_leaves_nothing_half(
+    has_rows: bool, kill_at: int, dataset: Dataset, local: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is killed, the same call goes on from the saved epochs to the same bits."""
+    scratch = half_way(dataset, has_rows, monkeypatch)
+    with monkeypatch.context() as patch:
+        left = [kill_at]
+
+        def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*words: Any, **more: Any) -> Any:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return original(*words, **more)
+
+            return call
+
+        patch.setattr(Objects, "read_all", counted(Objects.read_all))
+        patch.setattr(Path, "write_bytes", counted(Path.write_bytes))
+        patch.setattr(cloud, "save_tensors", counted(cloud.save_tensors))
+        patch.setattr(cloud, "remove_folder", counted(cloud.remove_folder))
+        with suppress(Killed):
+            CloudFiles(url() / local.folder.name).fetch(0, TINY_RECIPE.epochs)
+    half = [folder for folder in scratch.glob("*.partial") if state_epochs(folder) != 3]
+    assert not half, "what is there under a name that is read is whole"
+    epochs: list[int] = []
+    monkeypatch.setattr(CloudFiles, "save", lambda *_: epochs.append(1))
+    assert same_store(experts(dataset), local)
+    assert len(epochs) == 2 * TINY_RECIPE.epochs - 3
+    assert not list(scratch.glob("*.partial"))
+    assert not any("partial" in name for name in names())
+
+
+@pytest.mark.parametrize("has_rows", [True, False], ids=["with rows", "rows in the object"])
+@pytest.mark.parametrize("size", [0, 4, 100, -4])
+def test_a_download_that_comes_short_is_one_sentence_and_done_again(
+    has_rows: bool, size: int, dataset: Dataset, local: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_way(dataset, has_rows, monkeypatch)
+    read_all = Objects.read_all
+
+    def short(self: Objects, name: str) -> bytes:
+        cut = "partial" in name if has_rows else name.startswith("000-")
+        return read_all(self, name)[: size if cut else None]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "read_all", short)
+        with pytest.raises(InputError, match=rf"{ROOT}/\S+/000\S+safetensors"):
+            experts(dataset)
+    assert same_store(experts(dataset), local)
 
 
 def test_an_expert_that_could_not_be_put_is_put_by_the_next_call(

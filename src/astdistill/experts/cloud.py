@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -48,7 +49,7 @@ EXPERT = re.compile(r"(?P<expert>[0-9]{3,})(-(?P<epochs>[0-9]{4,}))?\.safetensor
 STATE = re.compile(r"(?P<expert>[0-9]{3,})\.partial/(?P<epochs>[0-9]{4,})\.safetensors")
 """Name of the object from which training resumes: the optimiser's state after that many epochs, and the rows up to
 there."""
-ROWS = "rows"
+ROWS, ROWS_FILE = "rows", "rows.bin"
 
 
 def scratch_of(folder: Path) -> Path:
@@ -197,24 +198,32 @@ class CloudFiles:
 
     def _fetch_state(self, expert: int) -> None:
         """Create the folder of a half-trained expert from its latest state, as `PartialTrajectory` leaves it, unless a
-        local folder has as many epochs. If a state has no rows, they are in the object of the expert."""
+        local folder has as many epochs. If a state has no rows, they are in the object of the expert, which is brought
+        first: a folder without it would be trained from the beginning."""
         states = self._states(expert)
         best = max(states, default=0)
-        if best <= max(map(state_epochs, folders(self.scratch, expert)), default=0):
+        if best <= self._local_epochs(expert):
             return
         with self.objects.brought(states[best]) as state:
             tensors, header = load_tensors(state, mend=MEND)
         rows = tensors.pop(ROWS, None)
+        if rows is None:
+            with self.objects.brought(self._object_name(expert)) as whole, replacing(self._local_file(expert)) as file:
+                load_tensors(whole, mend=MEND)  # raises if it is not whole
+                shutil.copyfile(whole, file)
         folder = create_temporary(self._local_folder(expert), folder=True)
         save_tensors(folder / "state.safetensors", tensors, header)
         if rows is not None:
-            (folder / "rows.bin").write_bytes(rows.numpy().astype("<f4").tobytes())
-        else:
-            with replacing(self._local_file(expert)) as temporary:
-                temporary.write_bytes(self.objects.read_all(self._object_name(expert)))
+            (folder / ROWS_FILE).write_bytes(rows.numpy().astype("<f4").tobytes())
         remove_folder(self._local_folder(expert))
         folder.rename(self._local_folder(expert))
         self._last_upload[expert] = time.monotonic(), best
+
+    def _local_epochs(self, expert: int) -> int:
+        """Number of epochs of an expert on this machine: of a state whose rows are there, too."""
+        rows_of_all = self._local_file(expert).exists()
+        with_rows = (each for each in folders(self.scratch, expert) if rows_of_all or (each / ROWS_FILE).exists())
+        return max(map(state_epochs, with_rows), default=0)
 
     @contextmanager
     def at_work(self, partial: PartialTrajectory) -> Iterator[None]:
