@@ -401,3 +401,24 @@ def test_a_damaged_journal_is_one_sentence(monkeypatch: pytest.MonkeyPatch, caps
         (Path("t") / tuning.JOURNAL).write_text(lines)
         assert exit_code(*TINY, "--trials", "2") == 2
         assert "is not the journal of a search" in capsys.readouterr().err
+
+
+@needs_optuna
+def test_a_second_start_adds_to_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that the first start wrote is lost; a line that a kill has cut off, at any byte, is."""
+    judged_by(monkeypatch, lambda synthetic, steps: 50.0 + steps)
+    journal = Path("t") / tuning.JOURNAL
+    assert exit_code(*TINY, "--trials", "1") == 0
+    first = journal.read_bytes()
+    assert exit_code(*TINY, "--trials", "1") == 0
+    assert journal.read_bytes().startswith(first)
+    assert exit_code(*TINY, "--trials", "2") == 0
+    second = journal.read_bytes()
+    assert second.startswith(first)
+    assert len(second) > len(first)
+    last = first.rstrip(b"\n").rfind(b"\n") + 1
+    for cut in (last + 1, len(first) - 1):
+        journal.write_bytes(first[:cut])
+        assert exit_code(*TINY, "--trials", "2") == 0
+        assert journal.read_bytes().startswith(first[:last])
+        assert len(found().trials) == 2

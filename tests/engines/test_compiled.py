@@ -140,6 +140,24 @@ def test_networks_built_alike_share_an_engine(uncompiled: list[dict[str, Any]]) 
     assert len({id(each) for each in engines}) == len(engines)
 
 
+def test_another_shape_or_dtype_is_compiled_anew(uncompiled: list[dict[str, Any]]) -> None:
+    """Two networks of one architecture and as many parameters share an engine, for images of other sides."""
+    models = [FlatModel(build_model("convnet-d1-w4-nopool", shape, 3)) for shape in ((3, 4, 8), (3, 8, 4))]
+    engine, compiled = compiled_engine(models[0]), 0
+    for model, shape in zip(models, ((6, 3, 4, 8), (6, 3, 8, 4)), strict=True):
+        for dtype in (torch.float32, torch.float64):
+            assert compiled_engine(model) is engine
+            theta, images = model.flatten().to(dtype), torch.rand(shape, generator=rng(0, "images"), dtype=dtype)
+            targets = torch.eye(3, dtype=dtype).repeat(2, 1)
+            wanted = EagerEngine(model).gradient(theta, images, targets)
+            compiled += 1
+            for _ in range(2):
+                found = engine.gradient(theta, images, targets)
+                assert found.theta.dtype == dtype
+                torch.testing.assert_close(tuple(found), tuple(wanted))
+            assert len(uncompiled) == compiled
+
+
 def test_factors_may_change_without_compiling_again(uncompiled: list[dict[str, Any]]) -> None:
     case = Case()
     engine, eager = CompiledEngine(case.model), EagerEngine(case.model)
