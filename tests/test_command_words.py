@@ -112,7 +112,7 @@ def test_what_does_not_fit_into_memory_is_said_before_it_is_begun(
     assert exit_code("distill", "digits-ipc1", *SMALL, "--dry-run") == 0
     shown = said(capsys)
     assert "Warning: " in shown
-    assert "1 kB" in shown
+    assert "1.0 kB are free" in shown
 
 
 def test_an_outcome_is_shown_beside_what_was_published(

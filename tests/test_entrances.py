@@ -168,6 +168,27 @@ def test_settings_that_a_command_does_not_use_are_told(
 
 
 @pytest.mark.parametrize(
+    ("verb", "stages", "place"),
+    [
+        ("experts", ["Experts"], "experts"),
+        ("distill", ["Experts", "Distillation"], "runs/digits-ipc1"),
+        ("run", ["Experts", "Distillation", "Evaluation", "Rows"], "runs/digits-ipc1"),
+    ],
+)
+def test_a_dry_run_counts_what_its_command_computes(
+    verb: str, stages: list[str], place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main((verb, "digits-ipc1", "--dry-run")) == 0
+    titles = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert titles[titles.index("Where") + 1 :] == [*stages, "Together", "Goes to"]
+    assert main((verb, "digits-ipc1", "--dry-run", "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["stages"]) == len([each for each in stages if each != "Rows"]) + 1
+    assert told["stages"][-1]["seconds"] == pytest.approx(sum(each["seconds"] for each in told["stages"][:-1]))
+    assert Path(told["out"]) == Path(place)
+
+
+@pytest.mark.parametrize(
     ("words", "usual"),
     [
         (("--method", "idc", "--method.step.differences", "squared"), "--distill.lr-img 0.016 (this run: 0.00032)"),

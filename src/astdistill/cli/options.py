@@ -144,6 +144,19 @@ class Request:
     typed: tuple[tuple[Flag | Positional, Any], ...] = field(default=(), compare=False)
     """The typed flags with their values, including those of a `--config` file."""
 
+    reads: Reads = AS_A_RUN
+    """The settings that the subcommand reads, where that differs from a run."""
+
+    @property
+    def skipped_stages(self) -> int:
+        """Number of last stages of a run that the subcommand does not take."""
+        return sum(self.reads.ignores(name) for name in ("distill", "evaluation"))
+
+    @property
+    def place(self) -> Path:
+        """Where the results go: the run folder or, of experts alone, the folder of their stores."""
+        return self.experiment.experts.store if isinstance(self.changes, ExpertChanges) else self.out
+
     @property
     def dry_run(self) -> bool:
         return self.changes.dry_run
@@ -154,7 +167,7 @@ class Request:
         exception = ""
         if self.changes.save_config is not None:
             exception = f" but {self.changes.save_config}"
-        return f"{self.out} (nothing was written{exception}: --dry-run)"
+        return f"{self.place} (nothing was written{exception}: --dry-run)"
 
     def command_for(self, verb: str) -> str:
         """The beginning of another subcommand's command line for the same preset or data."""
@@ -335,7 +348,7 @@ class PresetCommand(Command):
             check_save(changes.save_config, self.params)
             save_config(changes.save_config, values, getattr(changes, PRESET, ""))
             progress.tell(f"Settings: {changes.save_config}")
-        return Request(experiment, out, changes, self.proposal, base, tuple(values))
+        return Request(experiment, out, changes, self.proposal, base, tuple(values), self._reads)
 
     def get_usage(self, ctx: click.Context) -> str:
         return f"usage: {self.prog} [FLAGS]"

@@ -194,25 +194,26 @@ def teller(request: Request) -> Callable[[Description], None]:
     def print_description(description: Description) -> None:
         experiment = request.experiment
         print_data(description)
-        _warn_of_memory(experiment, estimate.size_of(description))
+        _warn_of_memory(experiment, estimate.size_of(description), request.skipped_stages)
         if progress.is_quiet():
             return
         for line in reasons(request):
             plain(line)
         if request.proposal is not None:
             with using(request.experiment.engine):
-                plain(expected(estimate.estimate(request.experiment, estimate.size_of(description))))
+                plain(expected(estimate.estimate(experiment, estimate.size_of(description), request.skipped_stages)))
 
     return print_description
 
 
-def _warn_of_memory(experiment: Experiment, data_size: DatasetSize) -> None:
-    """Warn of stages that will not fit into memory, before they begin. The images are loaded already."""
+def _warn_of_memory(experiment: Experiment, data_size: DatasetSize, skipped: int) -> None:
+    """Warn of stages, but the last `skipped` of a run, that will not fit into memory, before they begin. The images are
+    loaded already."""
     device = settled_device(experiment.device)
     if device != "cpu" or experiment.ipc * data_size.classes > data_size.train:  # the run raises an error for it
         return
     with using(experiment.engine):
-        costs = estimate.counted(experiment, data_size, Costs(device))
+        costs = estimate.counted(experiment, data_size, Costs(device), skipped)
     if short := estimate.shortage(costs, free_memory(), data_size.memory_bytes(experiment.data, device)):
         plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
 
@@ -278,7 +279,7 @@ def only_estimate(request: Request) -> bool:
         check_slots(data_size.shape, experiment.data.whiten, experiment.distill)
         for line in reasons(request):
             show(line)
-        cost = estimate.estimate(experiment, data_size)
+        cost = estimate.estimate(experiment, data_size, request.skipped_stages)
         device_text = describe_device(experiment.device, data_size.shape, data_size.classes, experiment.model)
     if as_json:
         print(json.dumps(as_numbers(request, cost), indent=2))
@@ -314,7 +315,7 @@ def as_numbers(request: Request, cost: Estimate) -> dict[str, Any]:
     if (state := State.of(request)) is not None:
         done = asdict(state) | {"seconds_left": state.seconds_left(cost)}
     settings = request.experiment.to_json()
-    return {"settings": settings, "device": device, "stages": stages, "done": done, "out": str(request.out)}
+    return {"settings": settings, "device": device, "stages": stages, "done": done, "out": str(request.place)}
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ class State:
     def of(cls, request: Request) -> Self | None:
         """The state of the run that the request continues; None for one that begins."""
         view, experiment, epochs = LiveRun.of(request.out), request.experiment, 0
-        if not view.config:
+        if not view.config or isinstance(request.changes, ExpertChanges):
             return None
         of_epochs = 0
         if experiment.method.expert is not None:
@@ -354,9 +355,10 @@ class State:
         shares = [float(not self.evaluated), 1 - self.steps / self.of_steps]
         if self.of_epochs:
             shares.append(1 - self.epochs / self.of_epochs)
-        # An estimate ends with evaluation, distillation and, for a method that has them, experts. What precedes these,
-        # the fit of a whitening, is done by the time a folder holds anything.
-        return sum(share * stage.seconds for share, stage in zip(shares, reversed(cost.stages), strict=False))
+        # A run ends with evaluation, distillation and, for a method that has them, experts. What precedes these, the fit
+        # of a whitening, is done by the time a folder holds anything.
+        pairs = zip(shares[cost.skipped :], reversed(cost.stages), strict=False)
+        return sum(share * stage.seconds for share, stage in pairs)
 
 
 def closing(request: Request, data_size: DatasetSize, cost: Estimate, device_text: str) -> list[str]:

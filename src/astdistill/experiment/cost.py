@@ -132,6 +132,8 @@ class Estimate:
 
     stages: tuple[Stage, ...]
     speed: Speed | None = field(default=None, compare=False)
+    skipped: int = 0
+    """Number of last stages of a run that are not among them."""
 
     @property
     def together(self) -> Stage:
@@ -141,20 +143,20 @@ class Estimate:
         return Stage("together", work, seconds, memory, disk)
 
 
-def estimate(experiment: Experiment, data_size: DatasetSize | None = None) -> Estimate:
-    """Estimate the cost of every stage at a speed that is measured now. Fitting a whitening is a stage of its own. If
-    `data_size` is None, the size is read from the data."""
+def estimate(experiment: Experiment, data_size: DatasetSize | None = None, skipped: int = 0) -> Estimate:
+    """Estimate the cost of every stage but the last `skipped` at a speed that is measured now. Fitting a whitening is a
+    stage of its own. If `data_size` is None, the size is read from the data."""
     data_size, device = data_size or dataset_size(experiment), settled_device(experiment.device)
     with phase("measuring this machine"):
-        costs = counted(experiment, data_size, Costs(device, Speed(device)))
+        costs = counted(experiment, data_size, Costs(device, Speed(device)), skipped)
         if experiment.data.whiten in MIXING:
             costs = replace(costs, stages=(_whitening(experiment, data_size), *costs.stages))
     return costs
 
 
-def counted(experiment: Experiment, data_size: DatasetSize, costs: Costs) -> Estimate:
-    """Estimate experts (if the method uses any), distillation and evaluation. Nothing is measured if `costs` has no
-    speed.
+def counted(experiment: Experiment, data_size: DatasetSize, costs: Costs, skipped: int = 0) -> Estimate:
+    """Estimate experts (if the method uses any), distillation and evaluation, without the last `skipped` of them.
+    Nothing is measured if `costs` has no speed.
 
     Raises InputError if `ipc` exceeds the number of training images per class.
     """
@@ -164,8 +166,9 @@ def counted(experiment: Experiment, data_size: DatasetSize, costs: Costs) -> Est
             f"lower --ipc."
         )
     stages = _Stages(experiment, data_size, costs)
-    experts = [] if experiment.method.expert is None else [stages.experts()]
-    return Estimate((*experts, stages.distillation(), stages.evaluation()), costs.speed)
+    experts = [] if experiment.method.expert is None else [stages.experts]
+    each = [*experts, stages.distillation, stages.evaluation]
+    return Estimate(tuple(stage() for stage in each[: len(each) - skipped]), costs.speed, skipped)
 
 
 def shortage(costs: Estimate, free: int | None, allocated: int = 0) -> str:
@@ -189,13 +192,13 @@ def shortage(costs: Estimate, free: int | None, allocated: int = 0) -> str:
 def summary(costs: Estimate, runs: int = 1) -> list[tuple[str, str]]:
     """The estimate as (name, text) pairs: each stage with time, memory and disk space, the rows of the table, and the
     total of `runs` whole runs."""
-    stages = [(NAMES.get(number, "Before"), stage) for number, stage in enumerate(reversed(costs.stages))][::-1]
-    lines = [(name, f"{stage.name}: {costs_text(stage)}") for name, stage in stages]
-    rows = [f"{name} {duration(seconds)}" for name, seconds in costs.stages[-1].parts]
+    numbered = [*enumerate(reversed(costs.stages), start=costs.skipped)][::-1]
+    lines = [(NAMES.get(number, "Before"), f"{stage.name}: {costs_text(stage)}") for number, stage in numbered]
+    if parts := costs.stages[-1].parts:
+        lines.append(("Rows", ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts)))
     total = replace(costs.together, seconds=runs * costs.together.seconds, disk=runs * costs.together.disk)
     prefix = f"{runs} runs: " * (runs > 1)
-    lines += [("Rows", ", ".join(rows)), ("Together", prefix + costs_text(total))]
-    return lines
+    return [*lines, ("Together", prefix + costs_text(total))]
 
 
 NAMES = {0: "Evaluation", 1: "Distillation", 2: "Experts"}
