@@ -1,4 +1,4 @@
-"""What a caller has set in torch: another default dtype, or no derivatives. The public functions compute the same bits,
+"""What a caller has set in torch: another default dtype or device, or no derivatives. The public functions compute the same bits,
 in whatever package they are looked up."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import astdistill as ad
 from astdistill.data import dataset_from_tensors, dataset_from_torch, load_dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.distillation import DistillSettings, distill
-from astdistill.evaluation import PROTOCOLS, evaluate, evaluate_all
+from astdistill.evaluation import PROTOCOLS, evaluate, evaluate_all, random_real
 from astdistill.evaluation.scores import RowScores
 from astdistill.experts import TrajectoryStore, train_experts
 from astdistill.methods.distribution_matching import DM
@@ -24,7 +24,12 @@ from astdistill.methods.trajectory_matching import AST
 from astdistill.runtime.seeds import rng
 from astdistill.runtime.trust import trust_modules
 
-SET_BY_CALLERS = {"float64": float64_by_default, "no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
+SET_BY_CALLERS = {
+    "float64": float64_by_default,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "another device": lambda: torch.device("meta"),  # as torch.set_default_device does; it computes nothing
+}
 NETWORK, RECIPE = "convnet-d1-w4", TINY_RECIPE.replace(epochs=3, penalty=0.01, sam_rho=0.05)
 METHOD = AST.replace(expert=RECIPE, step=TrajectoryMatching(syn_steps=2, expert_epochs=1, max_start_epoch=1))
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -84,8 +89,11 @@ def test_every_way_to_data_gives_tensors_to_train_with(source: str, caller: Call
         else:
             train, test = (list(zip(*part, strict=True)) for part in (images[:2], images[2:]))
             found = dataset_from_torch(train, test)
-    assert found.train.images[:1].dtype == torch.float32
-    assert not found.train.images[:1].is_inference()
+        chosen = random_real(found, 1, 0)
+    for tensor in (found.train.images[:1], chosen.images, chosen.lr):
+        assert tensor.dtype == torch.float32
+        assert not tensor.is_inference()
+        assert tensor.is_cpu
 
 
 @pytest.mark.parametrize("model", [NETWORK, "mlp-w8", "resnet18-w4", "vit-w8", "problems:dropout_net"])

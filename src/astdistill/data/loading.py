@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ..runtime.config import digest
 from ..runtime.devices import settled_device
 from ..runtime.errors import InputError, refused, unknown
+from ..runtime.kinds import usual_torch
 from ..runtime.machine import free_memory
 from ..runtime.progress import phase
 from ..runtime.shapes import Images
@@ -45,7 +46,7 @@ CACHED_ZCA = 1024
 """Minimum number of values per image for which a whitening is cached: fitting it then takes longer than reading it."""
 
 
-@torch.inference_mode(False)  # also turns autograd on
+@usual_torch()
 def load_dataset(
     source: Any = "digits", *, device: str | torch.device = "auto", verify: bool = False, **fields: Any
 ) -> Dataset:

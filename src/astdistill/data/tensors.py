@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..runtime.errors import InputError
+from ..runtime.kinds import usual_torch
 from ..runtime.shapes import Pixels
 from ..runtime.text import printable
 from .arrays import (
@@ -39,7 +40,7 @@ from .selection import ClassChoice, renumbered, with_classes
 from .sources import IN_MEMORY, alike, bordered
 
 
-@torch.inference_mode(False)  # also turns autograd on
+@usual_torch()
 def dataset_from_tensors(
     train_images: Any,
     train_labels: Any,
@@ -103,7 +104,7 @@ def dataset_from_tensors(
     return _assemble_raw(RawData(name, labels.classes, *splits, summary), whiten, device, fields)
 
 
-@torch.inference_mode(False)  # also turns autograd on
+@usual_torch()
 def dataset_from_torch(
     train: Any,
     test: Any,

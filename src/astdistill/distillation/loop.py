@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-import torch
-
 from ..autodiff.dispatch import computing
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
@@ -24,6 +22,7 @@ from ..runtime import ranks
 from ..runtime.devices import moved
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import append_line
+from ..runtime.kinds import usual_torch
 from ..runtime.machine import rank
 from ..runtime.progress import bar, console
 from ..runtime.run_dir import RunDir
@@ -148,7 +147,7 @@ Observer = Callable[[Distillation, DistillState, StepRecord], None]
 """Called after each outer step with the run, the state after it, and what was logged about it."""
 
 
-@torch.inference_mode(False)  # also turns autograd on
+@usual_torch()
 def distill(
     dataset: Dataset,
     experts: TrajectoryStore | None = None,

@@ -21,6 +21,7 @@ from ..data.synthetic import SyntheticSet, mismatched, one_hot
 from ..data.textures import ORDINARY
 from ..models.registry import build_model
 from ..runtime.errors import InputError, unknown
+from ..runtime.kinds import usual_torch
 from ..runtime.parallel import training_seconds
 from ..runtime.seeds import check_seed, derive, rng
 from ..runtime.shapes import Labels
@@ -250,6 +251,7 @@ class Draw:
         return replace(chosen, targets=self.teacher.labels(chosen.images), labels="soft")
 
 
+@usual_torch()
 def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
     """`ipc` training images of every class, drawn without replacement, grouped by class. Raises InputError when a class
     is too small."""

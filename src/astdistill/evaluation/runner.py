@@ -14,6 +14,7 @@ from ..data.dataset import Dataset, Split
 from ..data.synthetic import SyntheticSet
 from ..models.registry import build_model
 from ..runtime.devices import moved
+from ..runtime.kinds import usual_torch
 from ..runtime.parallel import plan_workers, pool
 from ..runtime.progress import Bar, bar, console
 from ..runtime.run_dir import RunDir
@@ -58,7 +59,7 @@ def train_rows(
     return cached
 
 
-@torch.inference_mode(False)  # also turns autograd on
+@usual_torch()
 def evaluate(
     synthetic: Source,
     dataset: Dataset,
@@ -145,7 +146,7 @@ def evaluate(
     )
 
 
-@torch.inference_mode(False)  # also turns autograd on
+@usual_torch()
 def evaluate_all(
     synthetic: SyntheticSet,
     dataset: Dataset,

@@ -23,6 +23,7 @@ from ..runtime.cluster import used
 from ..runtime.devices import moved, read
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import NO_LOCKS, append_line, lock
+from ..runtime.kinds import usual_torch
 from ..runtime.objects import path_or_url
 from ..runtime.parallel import WorkerPlan, plan_workers, pool, training_seconds
 from ..runtime.progress import Bar, bar
@@ -64,7 +65,7 @@ def _ascent_step(theta: Params, gradient: Params, recipe: ExpertRecipe) -> Param
     return recipe.sam_rho * gradient / gradient.norm().clamp_min(tiny)
 
 
-@torch.inference_mode(False)  # also turns autograd on
+@usual_torch()
 def train_experts(
     dataset: Dataset,
     *,

@@ -13,6 +13,7 @@ import numbers
 import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import PurePath
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
@@ -40,9 +41,24 @@ EXAMPLES = {
 """How to obtain a value of that class."""
 
 
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Inside the block, or the function that it decorates, autograd is on and new tensors are on the CPU if no device
+    is named, whatever the calling thread has set by `torch.no_grad`, `torch.inference_mode` or
+    `torch.set_default_device`.
+
+    The default dtype is that of all threads, and stays: each tensor of this package names its own.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # also turns autograd on
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
 def checked_kinds(function: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
-    """Wrap a function so that it raises InputError for an argument that does not match its annotation, and so that
-    autograd is on inside it, also within the caller's `torch.no_grad()` or `torch.inference_mode()`.
+    """Wrap a function so that it raises InputError for an argument that does not match its annotation, and so that it
+    computes as in `usual_torch`.
 
     Types that cannot be determined from the value, and unknown argument names, are left to the function.
     """
@@ -62,7 +78,7 @@ def checked_kinds(function: Callable[Arguments, Answer]) -> Callable[Arguments, 
             single = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
             if single and value is not parameter.default and not fits(value, kinds[name]):
                 raise _argument_error(function.__name__, name, value, kinds[name])
-        with torch.inference_mode(False), torch.enable_grad():
+        with usual_torch():
             return function(*arguments, **keywords)
 
     return checked
