@@ -355,8 +355,8 @@ class State:
         shares = [float(not self.evaluated), 1 - self.steps / self.of_steps]
         if self.of_epochs:
             shares.append(1 - self.epochs / self.of_epochs)
-        # A run ends with evaluation, distillation and, for a method that has them, experts. What precedes these, the fit
-        # of a whitening, is done by the time a folder holds anything.
+        # A run ends with evaluation, distillation and, for a method that has them, experts. What precedes these, the
+        # fit of a whitening, is done by the time a folder holds anything.
         pairs = zip(shares[cost.skipped :], reversed(cost.stages), strict=False)
         return sum(share * stage.seconds for share, stage in pairs)
 
