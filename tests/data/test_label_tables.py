@@ -83,6 +83,22 @@ def test_a_table_beside_the_pictures(tmp_path: Path, name: str, where: str) -> N
     assert read_all(tmp_path / "in" / file).classes == raw.classes == CLASSES
 
 
+@pytest.mark.parametrize("line", ["{name},{label},{part}", "{part},{name},{label}", "{label};{part};{name}"])
+def test_parts_in_a_table_without_names_of_columns(tmp_path: Path, line: str) -> None:
+    """Before, no column was called a label, and with one named the parts were not used."""
+    pictures(tmp_path)
+    lines = (
+        line.format(name=name, label=CLASSES[number % 3], part="train" if number < 8 else "Test")
+        for number, name in enumerate(NAMES)
+    )
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    raw = read(DataConfig(source=str(tmp_path)))
+    assert (labelled(raw), raw.classes, len(raw.test or ())) == ([*range(8)], CLASSES, 4)
+    assert "parts: column split" in raw.summary.read
+    column = f"column {line.split(';' if ';' in line else ',').index('{label}') + 1}"  # as earlier versions ask for it
+    assert read_all(tmp_path, label_column=column).test is None
+
+
 @pytest.mark.parametrize(
     "files",
     [

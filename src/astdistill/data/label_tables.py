@@ -24,7 +24,7 @@ from .hub import PART_COLUMNS, table_source, with_files
 from .listing import EXAMPLE, NAMED, WNID, Listing, Walked, is_picture, some, text_of
 from .parquet import SHARD, part_of, split_files
 from .picture_names import PictureIndex, file_name
-from .splits import split_of
+from .splits import are_part_words, split_of
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 TAB, OTHERS = "\t", ",;|"
@@ -56,7 +56,8 @@ text."""
 FLAGS, ONE = frozenset(("0", "1", "0.0", "1.0")), ("1", "1.0")
 """Values of one-hot columns, and those of them that mark the class."""
 HEADLESS = ("image", "label")
-"""Column names of a table with two columns and no header row."""
+"""Column names of a table with two columns and no header row, besides one of words for parts."""
+PART_COLUMN = PART_COLUMNS[0]
 Cells = dict[str, list[str | None]]
 """The values of a table by column; None for a missing value."""
 
@@ -607,7 +608,7 @@ def _read_cells(
         header, *body = islice(filter(any, stripped), None if rows is None else rows + 1)
     headless = not (requested and requested <= {*header}) and _is_data_row(header, index, file)
     if headless:
-        body, header = [header, *body], _column_names(header, index, file)
+        body, header = [header, *body], _column_names([header, *body], requested, index, file)
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
     if len({*names}) < len(names):
         raise ValueError("two of its columns have one name")
@@ -632,12 +633,18 @@ def _is_data_row(first: Sequence[str], index: PictureIndex, file: Path) -> bool:
     return any(is_picture(file_name(value)) for value in matching) or (bool(matching) and not any(map(rank_of, first)))
 
 
-def _column_names(first: Sequence[str], index: PictureIndex, file: Path) -> list[str]:
-    """Names for the columns of a table without a header row."""
-    names = [HEADLESS[not index.matches(value, file)] for value in first]
-    if sorted(names) == sorted(HEADLESS):
-        return names
-    return [f"column {number}" for number in range(1, len(first) + 1)]
+def _column_names(
+    rows: Sequence[Sequence[str]], requested: AbstractSet[str | None], index: PictureIndex, file: Path
+) -> list[str]:
+    """Names for the columns of a table without a header row: their numbers if these are requested, or if it is not one
+    of pictures and labels, and possibly parts."""
+    columns = [[row[number] if number < len(row) else "" for row in rows] for number in range(len(rows[0]))]
+    numbered = [f"column {number}" for number in range(1, len(columns) + 1)]
+    names = [HEADLESS[not index.matches(values[0], file)] for values in columns]
+    if len(names) > len(HEADLESS):
+        names = [PART_COLUMN if are_part_words(each) else name for name, each in zip(names, columns, strict=True)]
+    usual = sorted(names) in (sorted(HEADLESS), sorted((*HEADLESS, PART_COLUMN)))
+    return names if usual and not requested & {*numbered} else numbered
 
 
 def _parse_json_lines(lines: Iterable[str]) -> Cells:

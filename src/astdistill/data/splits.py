@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
@@ -40,6 +41,12 @@ def split_of(name: str) -> PartName | None:
 def other_words(name: str) -> tuple[str, ...]:
     """The words of a name, in lower case, that denote no part: `images_variant_train` has `images` and `variant`."""
     return tuple(word for word in _split_words(name) if not (WORDS.get(word) or WORDS.get(_strip_suffix(word))))
+
+
+def are_part_words(values: Iterable[str | None]) -> bool:
+    """Whether all values are single words for parts, one of them for training and one for another part."""
+    parts = {WORDS.get((value or "").lower()) for value in values}
+    return None not in parts and "train" in parts and len(parts) > 1
 
 
 def _split_words(name: str) -> list[str]:
