@@ -314,6 +314,76 @@ def test_boxes_of_one_class_label_nothing(tmp_path: Path) -> None:
     assert (raw.classes, raw.test, numbers(raw, "train")) == (CLASSES, None, [*NUMBERS])
 
 
+def part_word(number: int) -> str:
+    return "Train" if number in TRAIN else "val" if number in VALIDATION else "test"
+
+
+@pytest.mark.parametrize("line", ["img/{0} {1} {2}", "img/{0} {2} {1}", "img/{0},{1},{2}", "img/{0};{2}; {1}"])
+@pytest.mark.parametrize("heading", ["path label part", None])
+def test_the_part_is_a_word_on_each_line(tmp_path: Path, line: str, heading: str | None) -> None:
+    """Before, classes such as '0 train' and '0 test'."""
+    pictures(tmp_path / "img", flat())
+    lines = [line.format(flat()[number], CLASSES[number % 3], part_word(number)) for number in NUMBERS]
+    write(tmp_path / "list.txt", ([heading] if heading else []) + lines)
+    raw = open_folder(tmp_path)
+    assert raw.classes == CLASSES
+    check(raw)
+    assert raw.summary.read[0] == "training part: the 12 pictures that list.txt assigns to it"
+    assert "6 pictures that list.txt lists for validation" in raw.summary.left_out
+    check(open_folder(tmp_path, train_part="list.txt", test_part="list.txt"))
+    assert numbers(open_folder(tmp_path, train_part="list.txt"), "train") == [*TRAIN]
+
+
+def test_part_words_divide_class_folders(tmp_path: Path) -> None:
+    """Of a list without a part for testing, that for validation is the test part."""
+    pictures(tmp_path, in_folders())
+    write(tmp_path / "splits.txt", (f"{in_folders()[number]} {part_word(number)}" for number in range(18)))
+    raw = open_folder(tmp_path)
+    check(raw, TRAIN, VALIDATION)
+    note = "the test part is what splits.txt lists for validation, as there is no list for testing"
+    assert raw.summary.guessed == (note,)
+
+
+def test_words_that_are_no_parts_are_labels(tmp_path: Path) -> None:
+    """Also one word for a part among others, such as the class of trains."""
+    pictures(tmp_path / "img", flat())
+    write(tmp_path / "list.txt", (f"img/{flat()[number]} {('bus', 'car', 'train')[number % 3]}" for number in NUMBERS))
+    raw = open_folder(tmp_path)
+    assert (raw.classes, raw.test) == (("bus", "car", "train"), None)
+
+
+def test_pictures_of_a_list_for_validation_are_told_as_such(tmp_path: Path) -> None:
+    """Before: pictures that no list names."""
+    food(tmp_path)
+    write(tmp_path / "meta/val.txt", (in_folders("")[number] for number in VALIDATION))
+    raw = open_folder(tmp_path)
+    check(raw)
+    assert raw.summary.left_out[0] == "6 pictures that val.txt lists for validation"
+    assert not any("no list names" in note for note in raw.summary.left_out)
+    flowers(tmp_path / "of numbers")
+    assert "6 pictures that setid.mat lists for validation" in open_folder(tmp_path / "of numbers").summary.left_out
+
+
+def boxes(folder: Path) -> None:
+    """Boxes for YOLO, `class x y width height` a line, in a file with the name of each picture; without this name they
+    would be lists of the pictures 0, 1 and 2."""
+    for number in NUMBERS:
+        write(folder / f"{number}.txt", (f"{each} 0.5 0.5 0.25 0.25" for each in range(3)))
+
+
+def test_text_with_the_name_of_a_picture_is_no_list(tmp_path: Path) -> None:
+    pictures(tmp_path, {number: f"{CLASSES[number % 3]}/{number}.png" for number in NUMBERS})
+    write(tmp_path / "train.txt", (f"{number}.png" for number in TRAIN))
+    write(tmp_path / "test.txt", (f"{number}.png" for number in TEST))
+    boxes(tmp_path / "cat")
+    check(open_folder(tmp_path))
+    flat_folder = tmp_path / "flat"
+    pictures(flat_folder / "images", {number: f"{number}.png" for number in NUMBERS})
+    boxes(flat_folder / "labels")
+    with pytest.raises(InputError, match="Class 'labels' has no training images"):
+        open_folder(flat_folder)
+
+
 @pytest.mark.parametrize(("name", "part"), [("testing_list.txt", "test"), ("train.txt", "train")])
 def test_a_list_of_one_part_alone_is_told(tmp_path: Path, name: str, part: str) -> None:
     pictures(tmp_path, in_folders())

@@ -25,7 +25,7 @@ from .layouts import UNNAMED, PartNames
 from .listing import NAMED, PICTURED, WNID, Listing, Walked, some, text_of
 from .mat_files import NOTHING, read_mat
 from .picture_names import PictureIndex
-from .splits import other_words, split_of
+from .splits import WORDS, are_part_words, other_words, split_of
 
 ENDINGS = (".txt", ".lst", ".list", ".mat")
 LARGEST = 1 << 28
@@ -36,6 +36,11 @@ LOOKED_AT = 16
 """Number of lines used to find out whether a file is a list of pictures."""
 SEPARATOR = re.compile(r"[\s,;]+")
 NUMBER = re.compile(r"-?\d+")
+PART_WORD = (
+    re.compile(r"(?P<rest>.*?)[\s,;]*(?P<word>[^\s,;]+)"),
+    re.compile(r"(?P<word>[^\s,;]+)[\s,;]*(?P<rest>.*)"),
+)
+"""What follows a picture on a line, if its last or its first word tells the part."""
 FLOWERS = ("setid.mat", "imagelabels.mat")
 """Files of Oxford Flowers: the numbers of the pictures of each part, and the label of each number."""
 FLOWERS_PARTS = {"train": "trnid", "validation": "valid", "test": "tstid"}
@@ -50,6 +55,8 @@ NUMBERED = ("images.txt", "train_test_split.txt")
 """Files of CUB-200-2011 and NABirds: the number of each picture, and whether it is for training."""
 NUMBERED_LABELS = ("image_class_labels.txt", "classes.txt")
 """More of these files: the number of the class of each picture, and the name of each class."""
+PURPOSES = {"train": " for training", "validation": " for validation", "test": " for testing", "": ""}
+"""What a list of each part is for, in a note."""
 Labels = dict[str, str]
 """The label of each picture, by its path relative to the folder; '' where a list has none."""
 Classes = Mapping[str, int]
@@ -79,6 +86,8 @@ class _List:
     unclear: list[str] = field(default_factory=list[str])
     by_rest: bool = False
     """Whether these are all pictures that `file` does not list."""
+    by_word: str = ""
+    """The part that a word on each line tells; empty if the whole file is for one part."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,8 @@ class _Division:
     guessed: tuple[str, ...] = ()
     label_source: str = ""
     """Where the labels come from, if not from the files."""
+    unread: tuple[tuple[str, _List], ...] = ()
+    """Further lists that belong to the others, with their parts."""
 
     @property
     def files(self) -> list[Path]:
@@ -254,7 +265,7 @@ def _named(folder: Path, parts: PartNames, index: _Pictures, classes: Classes) -
                     f"--data.{part}-part {name} is no file in {text_of(folder)} that lists its pictures, one a line; "
                     "name a text file that does, or name folders for both parts."
                 )
-            lists[part] = found
+            lists[part] = _by_word(found).get(part, found)
     shared = sorted(lists["train"].labels.keys() & lists["test"].labels.keys()) if len(lists) == 2 else []
     if shared:
         raise InputError(
@@ -280,9 +291,13 @@ def _by_name(walked: Walked, index: _Pictures) -> Iterator[_Division]:
     for file in files * (len(files) <= MOST_LISTS):
         if split_of(file.stem) is None and index.matches(file.stem, file):
             continue  # notes on one picture, such as the boxes in it
-        if (found := _read_list(file, index)) is not None:
-            group = groups.setdefault((file.parent, other_words(file.stem)), {})
-            group.setdefault(split_of(file.stem) or "", []).append(found)
+        if (found := _read_list(file, index)) is None:
+            continue
+        if by_word := _by_word(found):
+            yield from _divide({part: [each] for part, each in by_word.items()})
+            continue
+        group = groups.setdefault((file.parent, other_words(file.stem)), {})
+        group.setdefault(split_of(file.stem) or "", []).append(found)
     for group in groups.values():
         yield from _divide(group)
 
@@ -296,8 +311,26 @@ def _divide(lists: Mapping[str, Sequence[_List]]) -> Iterator[_Division]:
         yield from (_Division({"train": each}) for every in lists.values() for each in every)
         return
     train = max(trains, key=lambda each: len(each.labels))
-    notes = (f"the test part is what {text_of(test[0].file.name)} lists, as there is no list for testing",)
-    yield _Division({"train": train, "test": test[0]}, guessed=notes * ("test" not in lists))
+    purpose = " for validation" * (train.file == test[0].file)
+    notes = (f"the test part is what {text_of(test[0].file.name)} lists{purpose}, as there is no list for testing",)
+    used = {"train": train, "test": test[0]}
+    unread = ((part, each) for part, every in lists.items() for each in every if each not in used.values())
+    yield _Division(used, guessed=notes * ("test" not in lists), unread=tuple(unread))
+
+
+def _by_word(found: _List) -> Mapping[str, _List]:
+    """The lists of each part, if every line of a list tells the part of its picture by a word before or after the
+    label; none if the words are not those for training and another part."""
+    for pattern in PART_WORD:
+        matches = {picture: pattern.fullmatch(text) for picture, text in found.labels.items()}
+        words = {picture: match["word"] if match else "" for picture, match in matches.items()}
+        if are_part_words(words.values()):
+            lists = {"train": _List(found.file, unclear=found.unclear, by_word="train")}
+            for picture, word in words.items():
+                part, match = WORDS[word.lower()], matches[picture]
+                lists.setdefault(part, _List(found.file, by_word=part)).labels[picture] = match["rest"] if match else ""
+            return lists
+    return {}
 
 
 def _read_list(file: Path, index: _Pictures) -> _List | None:
@@ -445,15 +478,16 @@ def _of_numbers(
     more_files: Sequence[Path],
 ) -> Iterator[_Division]:
     """The division by parts, classes and pictures, all by number; none if a part is empty."""
-    lists = {part: _List(file) for part in ("train", "test")}
+    lists = {part: _List(file) for part in ("train", "test", "validation")}
     for number, part in parts.items():
         names = pictures.get(number, [])
         if part in lists and len(names) == 1:
             lists[part].labels[names[0]] = classes.get(number, "")
         elif part != "validation":
             lists["train"].unclear.append(number)
+    validation = lists.pop("validation")
     if all(each.labels for each in lists.values()):
-        yield _Division(lists, tuple(more_files))
+        yield _Division(lists, tuple(more_files), unread=(("validation", validation),))
 
 
 # building the source
@@ -480,7 +514,10 @@ def _source_of(
     _check_rows(folder, division, rows, names)
     summary = _summary(folder, walked, index, division, source) + notes
     new = source_of_files(folder, names, rows, summary, division.files)
-    lists = tuple((part, each.file.relative_to(folder).as_posix()) for part, each in division.parts.items())
+    lists = tuple(
+        (part, f"{each.file.relative_to(folder).as_posix()}{':' * bool(each.by_word)}{each.by_word}")
+        for part, each in division.parts.items()
+    )
     if source is None or not by_folders:
         return replace(new, lists=lists)
     return replace(new, lists=lists, external_names=source.external_names, places=source.places)
@@ -509,7 +546,11 @@ def _summary(folder: Path, walked: Walked, index: _Pictures, division: _Division
         name = text_of(each.file.relative_to(folder).as_posix())
         how = "does not list" if each.by_rest else verb
         read.append(f"{PARTS[part]}: the {many(len(each.labels), 'picture')} that {name} {how}")
-    listed, used = {*division.pictures}, {*division.files}
+    listed, used, unread = {*division.pictures}, {*division.files}, list[str]()
+    for part, each in division.unread:
+        further = len(each.labels.keys() - listed)
+        unread += [f"{many(further, 'picture')} that {text_of(each.file.name)} lists{PURPOSES[part]}"] * bool(further)
+        listed |= each.labels.keys()
     unlisted = [path for name, path in index.paths.items() if name not in listed]
     others = [path for path in walked.others if path not in used]
     rest = Walked([], others, walked.hidden, walked.special, walked.repeated, walked.written).left_out()
@@ -519,6 +560,7 @@ def _summary(folder: Path, walked: Walked, index: _Pictures, division: _Division
         for each in division.parts.values()
         if each.unclear
     ]
+    left_out += unread
     left_out += [f"{many(len(unlisted), 'picture')} that no list names ({some(unlisted)})"] * bool(unlisted)
     guessed = source.summary.guessed if source else ()
     return Summary(tuple(read), (*left_out, *rest), (*guessed, *division.guessed))
