@@ -83,6 +83,101 @@ def test_a_table_beside_the_pictures(tmp_path: Path, name: str, where: str) -> N
     assert read_all(tmp_path / "in" / file).classes == raw.classes == CLASSES
 
 
+def write_lists(folder: Path, ending: str, heading: str = "") -> None:
+    for part, chosen in {"train": NAMES[:6], "val": NAMES[6:8], "test": NAMES[8:]}.items():
+        (folder / f"{part}{ending}").write_text("\n".join([*heading.splitlines(), *chosen]))
+
+
+LISTS = {"text": (".txt", ""), "tables": (".csv", "file_name"), "a column": ("", ""), "labelled tables": (".csv", "")}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("named", [False, True])
+def test_lists_divide_a_table(tmp_path: Path, kind: str, named: bool) -> None:
+    """Before, all rows were one part, and pictures listed for testing were trained on; tables of names without labels
+    were refused, with a command that trained on them."""
+    pictures(tmp_path / "images")
+    (tmp_path / "labels.csv").write_text(table(NAMES))
+    ending, heading = LISTS[kind]
+    if kind == "a column":
+        parts = ["train"] * 6 + ["Val"] * 2 + ["test"] * 4
+        rows = (f"{name},{part}" for name, part in zip(NAMES, parts, strict=True))
+        (tmp_path / "split.csv").write_text("\n".join(["image,use", *rows]))
+    elif kind == "labelled tables":
+        for part, chosen in {"train": range(6), "val": range(6, 8), "test": range(8, 12)}.items():
+            lines = (f"{NAMES[number]},{CLASSES[number % 3]}" for number in chosen)
+            (tmp_path / f"{part}.csv").write_text("\n".join(["file_name,label", *lines]))
+    else:
+        write_lists(tmp_path, ending, heading)
+    raw = read(DataConfig(source=str(tmp_path / ("labels.csv" * named))))
+    assert (labelled(raw), raw.classes, len(raw.test or ())) == ([*range(6)], CLASSES, 4)
+    if kind == "labelled tables" and not named:  # these are the tables then, as before
+        return
+    name, verb = ("split.csv", "assigns to it") if kind == "a column" else (f"train{ending}", "lists")
+    assert f"training part: the 6 pictures that {name} {verb}" in raw.summary.read
+    assert any(note.startswith("2 pictures that") and "for validation" in note for note in raw.summary.left_out)
+    assert not any("no row names" in note for note in raw.summary.left_out)
+
+
+def test_lists_of_a_table_by_name(tmp_path: Path) -> None:
+    """A list of one part alone is told; it counts where it is named, as for class folders, and needs no labels."""
+    pictures(tmp_path / "images")
+    (tmp_path / "labels.csv").write_text(table(NAMES))
+    assert read_all(tmp_path).summary.guessed == ()
+    (tmp_path / "val.txt").write_text("\n".join([*NAMES[8:], "gone.png"]))
+    raw = read_all(tmp_path)  # from a cache entry without the note
+    assert raw.summary.guessed == (
+        "a share of every class as the test part, not the division by val.txt (--data.test-part val.txt reads it)",
+    )
+    for source in (tmp_path, tmp_path / "labels.csv"):
+        raw = read(DataConfig(source=str(source), test_part="val.txt"))
+        assert (labelled(raw), len(raw.test or ())) == ([*range(8)], 4)
+    assert "1 line of val.txt that name no picture here, or several (gone.png)" in raw.summary.left_out
+    raw = read(DataConfig(source=str(tmp_path), train_part="val.txt"))
+    assert (labelled(raw), raw.test) == ([*range(8, 12)], None)
+    assert "8 pictures that no list names (000.png, 001.png, 002.png)" in raw.summary.left_out
+    with pytest.raises(InputError, match="stand in a table; name lists, or leave them out"):
+        read(DataConfig(source=str(tmp_path), test_part="images"))
+    (tmp_path / "others.csv").write_text(table(NAMES[:8]))
+    with pytest.raises(
+        InputError, match=r"val\.txt put no picture that others\.csv labels into one of the parts; name"
+    ):
+        read(DataConfig(source=str(tmp_path / "others.csv"), test_part="val.txt"))
+
+
+def test_what_a_table_tells_of_parts_comes_before_lists(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    rows = (f"{name},{CLASSES[number % 3]},{('train', 'test')[number > 9]}" for number, name in enumerate(NAMES))
+    (tmp_path / "labels.csv").write_text("\n".join(["file_name,label,split", *rows]))
+    write_lists(tmp_path, ".txt")
+    assert labelled(read(DataConfig(source=str(tmp_path)))) == [*range(10)]
+    named = read(DataConfig(source=str(tmp_path), train_part="train.txt", test_part="test.txt"))
+    assert labelled(named) == [*range(6)]
+
+
+def test_several_divisions_of_a_table_are_told(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    (tmp_path / "labels.csv").write_text(table(NAMES))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_lists(tmp_path / folder, ".txt")
+    (note,) = read_all(tmp_path).summary.guessed
+    assert "not that of one of 2 lists (train.txt, train.txt; --data.train-part a/train.txt --data.test-part" in note
+
+
+@pytest.mark.parametrize("columns", ["file_name,split", "file_name,label,split"])
+def test_a_table_divides_class_folders(tmp_path: Path, columns: str) -> None:
+    """Before, a column of parts beside class folders was not used."""
+    pictures(tmp_path, [f"{CLASSES[number % 3]}/{name}" for number, name in enumerate(NAMES)])
+    cells = {"file_name": NAMES, "label": [CLASSES[number % 3] for number in range(12)]}
+    cells["split"] = ["train"] * 8 + ["test"] * 4
+    rows = (",".join(row) for row in zip(*(cells[name] for name in columns.split(",")), strict=True))
+    (tmp_path / "meta.csv").write_text("\n".join([columns, *rows]))
+    raw = read(DataConfig(source=str(tmp_path)))
+    assert (labelled(raw), len(raw.test or ())) == ([*range(8)], 4)
+    assert "training part: the 8 pictures that meta.csv assigns to it" in raw.summary.read
+
+
 @pytest.mark.parametrize("line", ["{name},{label},{part}", "{part},{name},{label}", "{label};{part};{name}"])
 def test_parts_in_a_table_without_names_of_columns(tmp_path: Path, line: str) -> None:
     """Before, no column was called a label, and with one named the parts were not used."""

@@ -99,6 +99,11 @@ def table_source(
     )
 
 
+def tells_parts(table: Any, image: str | None, label: str | None) -> bool:
+    """Whether a column of a table, or the folders of its images, tell the part of each row."""
+    return bool(_parts_from_column(table, (image, label)) or _parts_from_folders(table, image, label))
+
+
 def _divide_by_parts(
     splits: Mapping[str, Any], opened: Mapping[str, Opened], image: str | None, label: str | None
 ) -> tuple[Mapping[str, Any], Mapping[str, Opened], Summary | None]:

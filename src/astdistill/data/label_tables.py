@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
@@ -20,11 +20,11 @@ from .columns import rank_of
 from .dataset import Source, Summary
 from .decoding import file_bytes
 from .digests import FileSet
-from .hub import PART_COLUMNS, table_source, with_files
+from .hub import PART_COLUMNS, table_source, tells_parts, with_files
 from .listing import EXAMPLE, NAMED, WNID, Listing, Walked, is_picture, some, text_of
 from .parquet import SHARD, part_of, split_files
 from .picture_names import PictureIndex, file_name
-from .splits import are_part_words, split_of
+from .splits import WORDS, are_part_words, split_of
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 TAB, OTHERS = "\t", ",;|"
@@ -74,16 +74,32 @@ class LabelTables:
     image: str
     pictures: Mapping[str, Path]
     guessed: Sequence[str]
+    lists: tuple[tuple[str, str], ...] = ()
+    """Part and path of the lists that divide the rows, if lists do."""
+    list_files: tuple[Path, ...] = ()
+    unlisted: frozenset[str] = frozenset()
+    """Pictures of the rows that these lists put into no part."""
+    notes: Summary = field(default_factory=Summary)
+    """What lists beside the tables tell of the parts."""
+
+    def used_files(self) -> set[Path]:
+        """The tables, and the lists that divide their rows."""
+        return {*(path for paths in self.parts.values() for path in paths), *self.list_files}
 
     def files(self) -> FileSet:
         """All files that determine the content of the data set."""
-        tables = [path for paths in self.parts.values() for path in paths]
-        return FileSet(sorted({*tables, *self.pictures.values()}), self.folder)
+        return FileSet(sorted({*self.used_files(), *self.pictures.values()}), self.folder)
+
+    def tells_parts(self, label_column: str | None) -> bool:
+        """Whether the names of the tables, a column or the folders of the pictures tell the parts."""
+        return len(self.rows) > 1 or any(
+            tells_parts(split, self.image, label_column) for split in self._splits().values()
+        )
 
     def left_out(self, listing: Listing) -> tuple[str, ...]:
         """Notes on pictures that no row names, on tables that are not read, and on all other files."""
-        walked, used = listing.walk(self.folder), {path for tables in self.parts.values() for path in tables}
-        named = {name for rows in self.rows.values() for name in rows[self.image]}
+        walked, used = listing.walk(self.folder), self.used_files()
+        named = {*self.unlisted, *(name for rows in self.rows.values() for name in rows[self.image])}
         kinds = {
             ("picture that no row names", "pictures that no row names"): [
                 path for name, path in self.pictures.items() if name not in named
@@ -92,7 +108,7 @@ class LabelTables:
                 path for path in walked.others if is_table(path) and path not in used
             ],
         }
-        others = [path for path in walked.others if not is_table(path)]
+        others = [path for path in walked.others if not is_table(path) and path not in used]
         other_notes = Walked([], others, walked.hidden, walked.special, walked.repeated, walked.written).left_out()
         notes = (f"{len(paths)} {kind[len(paths) > 1]} ({some(paths)})" for kind, paths in kinds.items() if paths)
         return (*notes, *other_notes)
@@ -101,20 +117,24 @@ class LabelTables:
     def opened(self, label_column: str | None) -> Iterator[Source]:
         """Context manager that yields the pictures named in the tables. Raises InputError as `table_source` does, and
         for a picture that does not exist."""
+        splits = self._splits()
+        picture_readers = dict.fromkeys(splits, self._read_picture)
+        source = table_source(self.name, splits, self.files(), self.image, label_column, picture_readers)
+        summary = with_files(source.summary, self.parts, self.folder)
+        yield replace(source, summary=summary + Summary(guessed=tuple(self.guessed)))
+
+    def _splits(self) -> dict[str, Any]:
+        """The rows of each part as a Hugging Face data set."""
         import datasets
         import pyarrow
 
         kinds = _column_types(self.rows.values())
-        splits = {
+        return {
             part: datasets.Dataset(
                 pyarrow.table({name: _typed_array(values, kinds[name]) for name, values in rows.items()})
             )
             for part, rows in self.rows.items()
         }
-        picture_readers = dict.fromkeys(splits, self._read_picture)
-        source = table_source(self.name, splits, self.files(), self.image, label_column, picture_readers)
-        summary = with_files(source.summary, self.parts, self.folder)
-        yield replace(source, summary=summary + Summary(guessed=tuple(self.guessed)))
 
     def _read_picture(self, name: str) -> bytes:
         if name not in self.pictures:
@@ -250,7 +270,7 @@ def _find_tables(
     folder: Path, files: Sequence[Path], pictures: Sequence[Path], image: str | None, label: str | None
 ) -> LabelTables | None:
     index = PictureIndex(folder, pictures)
-    tables = _read_tables(files if pictures else (), index, image, label)
+    tables = _without_lists(_read_tables(files if pictures else (), index, image, label))
     if not tables:
         return None
     columns = {table.image: file.name for file, table in tables.items()}
@@ -294,6 +314,28 @@ def _read_tables(
         if split_of(file.stem) == "train" or (isinstance(error, _FaultyTableError) and error.picture_names - labelled):
             raise InputError(f"{str(error).rstrip('.')}; or name the table that is meant with --data.") from error
     return tables
+
+
+def _without_lists(tables: Mapping[Path, _Table]) -> Mapping[Path, _Table]:
+    """The tables without those that have no labels and name only pictures that others label, such as `split.csv` next
+    to `labels.csv`."""
+    labelled = {file: table for file, table in tables.items() if table.labels()}
+    names = {name for table in labelled.values() for name in table.picture_names}
+    return {file: table for file, table in tables.items() if file in labelled or table.picture_names - names}
+
+
+def listed_pictures(file: Path, index: PictureIndex, with_labels: bool) -> dict[str, list[str]]:
+    """The pictures of each part as a table tells them by a column of words, and names that match none; by '' those of a
+    table without such a column, whose name may tell the part, if it has no labels or `with_labels` is set; none for any
+    other file."""
+    pictures = dict[str, list[str]]()
+    with suppress(InputError):
+        table = _Table.read(file, index, None, None)
+        if table is not None and (with_labels or table.has_parts or not table.labels()):
+            for name, part in zip(table.cells[table.image], table.parts(), strict=True):
+                if name is not None and part is not None:
+                    pictures.setdefault(part, []).append(name)
+    return pictures
 
 
 class _FaultyTableError(InputError):
@@ -401,6 +443,18 @@ class _Table:
             return {}
         names, rows = list(flags), zip(*flags.values(), strict=True)
         return {names[0]: [next(name for name, value in zip(names, row, strict=True) if value in ONE) for row in rows]}
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a column of words tells the parts."""
+        return "" not in self.parts()
+
+    def parts(self) -> Sequence[str | None]:
+        """The part of each row by the words in a column, None if it has none; '' without such a column."""
+        for name, values in self.cells.items():
+            if name != self.image and are_part_words(filter(None, values)):
+                return [WORDS[value.lower()] if value else None for value in values]
+        return [""] * len(self.cells[self.image])
 
     @staticmethod
     def read(file: Path, index: PictureIndex, image: str | None, label: str | None) -> _Table | None:

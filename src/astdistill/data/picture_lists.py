@@ -8,7 +8,7 @@ Text files with one picture a line (Food-101, DTD, MIT Indoor-67, SUN397, FGVC-A
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -21,8 +21,9 @@ from ..runtime.text import many
 from .dataset import Source, Summary
 from .decoding import PARTS
 from .image_folders import source_of_files
+from .label_tables import LabelTables, is_table, listed_pictures
 from .layouts import UNNAMED, PartNames
-from .listing import NAMED, PICTURED, WNID, Listing, Walked, some, text_of
+from .listing import EXAMPLE, NAMED, PICTURED, WNID, Listing, UnlabelledError, Walked, some, text_of
 from .mat_files import NOTHING, read_mat
 from .picture_names import PictureIndex
 from .splits import WORDS, are_part_words, other_words, split_of
@@ -118,10 +119,20 @@ class _Division:
         """Whether every picture has a label in its list."""
         return all(label for each in self.parts.values() for label in each.labels.values())
 
+    def lists(self, folder: Path) -> tuple[tuple[str, str], ...]:
+        """Part and path of each list, with the word for the part if the list tells several parts."""
+        paths = {part: each.file.relative_to(folder).as_posix() for part, each in self.parts.items()}
+        words = {part: f":{each.by_word}" * bool(each.by_word) for part, each in self.parts.items()}
+        return tuple((part, path + words[part]) for part, path in paths.items())
+
     @property
     def is_divided(self) -> bool:
         """Whether there is a test part."""
         return "test" in self.parts
+
+    def overlaps(self, pictures: Container[str]) -> bool:
+        """Whether each part has some of these pictures."""
+        return all(any(name in pictures for name in each.labels) for each in self.parts.values())
 
     def in_several(self, classes: Classes) -> bool:
         """Whether the listed pictures are in several class folders."""
@@ -180,7 +191,7 @@ def _is_complete(source: Source) -> bool:
 
 
 def _may_be_list(path: Path) -> bool:
-    return path.suffix.lower() in ENDINGS
+    return path.suffix.lower() in ENDINGS or (is_table(path) and not EXAMPLE.search(path.stem))
 
 
 def _classes_of(folder: Path, listing: Listing, source: Source, index: _Pictures) -> Classes:
@@ -224,30 +235,99 @@ def _labelled_by_folder(division: _Division) -> _Division:
 
 def _with_note(folder: Path, usable: Sequence[_Division], source: Source | None, classes: Classes) -> Source:
     """The pictures by class folders, with a note on the lists. Raises InputError if the folders are no classes."""
-    names = {part: text_of(each.file.relative_to(folder).as_posix()) for part, each in usable[0].parts.items()}
-    advice = " ".join(f"--data.{part}-part {name}" for part, name in names.items())
-    lists = some(file for each in usable for file in each.files[:1])
     if source is None or not any(each.in_several(classes) for each in usable):
         raise InputError(
-            f"{text_of(folder)} has several lists that label its pictures ({lists}); name those that are meant, such "
-            f"as {advice}."
+            f"{text_of(folder)} has several lists that label its pictures ({_first_files(usable)}); name those that "
+            f"are meant, such as {_flags(folder, usable[0])}."
         )
-    note = f"a share of every class as the test part, not that of one of {len(usable)} lists ({lists}; {advice})"
-    return replace(source, summary=source.summary + Summary(guessed=(note,)))
+    return replace(source, summary=source.summary + Summary(guessed=(_note_on_divisions(folder, usable),)))
+
+
+def _first_files(divisions: Sequence[_Division]) -> str:
+    return some(file for each in divisions for file in each.files[:1])
+
+
+def _flags(folder: Path, division: _Division) -> str:
+    """The flags that choose a division."""
+    names = {part: text_of(each.file.relative_to(folder).as_posix()) for part, each in division.parts.items()}
+    return " ".join(f"--data.{part}-part {name}" for part, name in names.items())
+
+
+def _note_on_divisions(folder: Path, usable: Sequence[_Division]) -> str:
+    return (
+        f"a share of every class as the test part, not that of one of {len(usable)} lists ({_first_files(usable)}; "
+        f"{_flags(folder, usable[0])})"
+    )
 
 
 def _with_note_on_single_lists(
     folder: Path, divisions: Sequence[_Division], source: Source, classes: Classes
 ) -> Source:
     """The pictures by class folders, with a note on lists of one part alone, which do not divide them."""
-    lists = [each.parts["train"].file for each in divisions if not each.is_divided and each.in_several(classes)]
+    note = _note_on_single_list(folder, [each for each in divisions if each.in_several(classes)])
+    return replace(source, summary=source.summary + Summary(guessed=(note,))) if note else source
+
+
+def _note_on_single_list(folder: Path, divisions: Sequence[_Division]) -> str:
+    """A note on the first list that is named as that of one part alone; '' if there is none."""
+    lists = [each.parts["train"].file for each in divisions if not each.is_divided]
     file = next((file for file in lists if split_of(file.stem) is not None), None)
     if file is None:
-        return source
+        return ""
     part = "train" if split_of(file.stem) == "train" else "test"
     name = text_of(file.relative_to(folder).as_posix())
-    note = f"a share of every class as the test part, not the division by {name} (--data.{part}-part {name} reads it)"
-    return replace(source, summary=source.summary + Summary(guessed=(note,)))
+    return f"a share of every class as the test part, not the division by {name} (--data.{part}-part {name} reads it)"
+
+
+def divided_tables(
+    tables: LabelTables, listing: Listing, parts: PartNames = UNNAMED, label_column: str | None = None
+) -> LabelTables:
+    """The tables with their rows in the parts that the lists beside the pictures tell; unchanged if the tables tell the
+    parts themselves, or if there is no list. Several divisions, or a list of one part alone, are a note.
+
+    Raises InputError as `by_lists` does for lists that the user named, and if they list no picture for training.
+    """
+    is_named, folder = names_lists(tables.folder, parts), tables.folder
+    walked = listing.walk(folder)
+    walked = replace(walked, others=[path for path in walked.others if path not in tables.used_files()])
+    if len(tables.rows) > 1 or not (is_named or (parts == UNNAMED and any(map(_may_be_list, walked.others)))):
+        return tables
+    index = _Pictures(folder, walked.pictures)
+    ((_, cells),) = tables.rows.items()
+    named = {*cells[tables.image]}
+    labelled = {name: path for name, path in tables.pictures.items() if name in named}
+    if is_named:
+        return _divided(tables, _named(folder, parts, index, dict.fromkeys(labelled, 0)), labelled)
+    divisions = [each for each in _divisions(walked, index, True) if each.overlaps(labelled)]
+    if not divisions or tables.tells_parts(label_column):
+        return tables
+    usable = [each for each in divisions if each.is_divided]
+    if len(usable) == 1:
+        return _divided(tables, usable[0], labelled)
+    note = _note_on_divisions(folder, usable) if usable else _note_on_single_list(folder, divisions)
+    return replace(tables, notes=Summary(guessed=(note,) * bool(note)))
+
+
+def _divided(tables: LabelTables, division: _Division, labelled: Mapping[str, Path]) -> LabelTables:
+    ((_, files),), ((_, cells),) = tables.parts.items(), tables.rows.items()
+    rows = {
+        part: [row for row, name in enumerate(cells[tables.image]) if name in each.labels]
+        for part, each in division.parts.items()
+    }
+    if not division.overlaps(labelled):
+        raise InputError(
+            f"{some(division.files)} put no picture that {some(files)} labels into one of the parts; name lists of "
+            "these pictures with --data.train-part and --data.test-part."
+        )
+    return replace(
+        tables,
+        parts=dict.fromkeys(rows, files),
+        rows={part: {name: [values[row] for row in rows[part]] for name, values in cells.items()} for part in rows},
+        lists=division.lists(tables.folder),
+        list_files=tuple(division.files),
+        unlisted=frozenset(labelled.keys() - {*division.pictures}),
+        notes=_notes_on_division(tables.folder, division, labelled),
+    )
 
 
 # finding and reading lists
@@ -259,13 +339,13 @@ def _named(folder: Path, parts: PartNames, index: _Pictures, classes: Classes) -
     for part, name in parts._asdict().items():
         if name is not None:
             is_inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
-            found = _read_list(folder / name, index) if is_inside and (folder / name).is_file() else None
-            if found is None:
+            found = _lists_in(folder / name, index, True) if is_inside and (folder / name).is_file() else {}
+            if not found:
                 raise InputError(
                     f"--data.{part}-part {name} is no file in {text_of(folder)} that lists its pictures, one a line; "
                     "name a text file that does, or name folders for both parts."
                 )
-            lists[part] = _by_word(found).get(part, found)
+            lists[part] = found.get(part, next(iter(found.values())))
     shared = sorted(lists["train"].labels.keys() & lists["test"].labels.keys()) if len(lists) == 2 else []
     if shared:
         raise InputError(
@@ -279,25 +359,25 @@ def _named(folder: Path, parts: PartNames, index: _Pictures, classes: Classes) -
     return _Division(lists)
 
 
-def _divisions(walked: Walked, index: _Pictures) -> list[_Division]:
-    """All divisions that lists tell, by their formats."""
-    return [*_numbered(walked, index), *_flowers(walked, index), *_cars(walked, index)] or [*_by_name(walked, index)]
+def _divisions(walked: Walked, index: _Pictures, with_labels: bool = False) -> list[_Division]:
+    """All divisions that lists tell, by their formats; `with_labels` counts tables of labels too."""
+    found = [*_numbered(walked, index), *_flowers(walked, index), *_cars(walked, index)]
+    return found or [*_by_name(walked, index, with_labels)]
 
 
-def _by_name(walked: Walked, index: _Pictures) -> Iterator[_Division]:
+def _by_name(walked: Walked, index: _Pictures, with_labels: bool) -> Iterator[_Division]:
     """One division for the lists in one folder whose names differ only in the word for the part."""
     files = [path for path in walked.others if _may_be_list(path)]
     groups = dict[tuple[Path, tuple[str, ...]], dict[str, list[_List]]]()
     for file in files * (len(files) <= MOST_LISTS):
         if split_of(file.stem) is None and index.matches(file.stem, file):
             continue  # notes on one picture, such as the boxes in it
-        if (found := _read_list(file, index)) is None:
-            continue
-        if by_word := _by_word(found):
-            yield from _divide({part: [each] for part, each in by_word.items()})
-            continue
-        group = groups.setdefault((file.parent, other_words(file.stem)), {})
-        group.setdefault(split_of(file.stem) or "", []).append(found)
+        lists = _lists_in(file, index, with_labels)
+        if len(lists) > 1:
+            yield from _divide({part: [each] for part, each in lists.items()})
+        for each in lists.values() if len(lists) == 1 else ():
+            group = groups.setdefault((file.parent, other_words(file.stem)), {})
+            group.setdefault(split_of(file.stem) or "", []).append(each)
     for group in groups.values():
         yield from _divide(group)
 
@@ -316,6 +396,18 @@ def _divide(lists: Mapping[str, Sequence[_List]]) -> Iterator[_Division]:
     used = {"train": train, "test": test[0]}
     unread = ((part, each) for part, every in lists.items() for each in every if each not in used.values())
     yield _Division(used, guessed=notes * ("test" not in lists), unread=tuple(unread))
+
+
+def _lists_in(file: Path, index: _Pictures, with_labels: bool) -> Mapping[str, _List]:
+    """The list of each part in a file that tells the parts by words; the only list of any other file, by ''; none if it
+    is no list, or a table of labels without parts unless `with_labels` is set."""
+    if is_table(file):
+        listed = listed_pictures(file, index, with_labels)
+        labels = {part: {name: "" for name in names if name in index.paths} for part, names in listed.items()}
+        unclear = {part: [name for name in names if name not in index.paths] for part, names in listed.items()}
+        return {part: _List(file, labels[part], unclear[part], by_word=part) for part in listed if labels[part]}
+    found = _read_list(file, index)
+    return {} if found is None else _by_word(found) or {"": found}
 
 
 def _by_word(found: _List) -> Mapping[str, _List]:
@@ -514,10 +606,7 @@ def _source_of(
     _check_rows(folder, division, rows, names)
     summary = _summary(folder, walked, index, division, source) + notes
     new = source_of_files(folder, names, rows, summary, division.files)
-    lists = tuple(
-        (part, f"{each.file.relative_to(folder).as_posix()}{':' * bool(each.by_word)}{each.by_word}")
-        for part, each in division.parts.items()
-    )
+    lists = division.lists(folder)
     if source is None or not by_folders:
         return replace(new, lists=lists)
     return replace(new, lists=lists, external_names=source.external_names, places=source.places)
@@ -540,30 +629,37 @@ def _check_rows(
 
 def _summary(folder: Path, walked: Walked, index: _Pictures, division: _Division, source: Source | None) -> Summary:
     """What was read of the lists and the folder, and what was left out."""
-    read = [note for note in source.summary.read if "part:" not in note] if source else []
-    verb = "lists" if len({each.file for each in division.parts.values()}) == len(division.parts) else "assigns to it"
+    read = tuple(note for note in source.summary.read if "part:" not in note) if source else ()
+    used = {*division.files}
+    others = [path for path in walked.others if path not in used]
+    rest = Walked([], others, walked.hidden, walked.special, walked.repeated, walked.written).left_out()
+    before = Summary(read, (), source.summary.guessed if source else ())
+    return before + _notes_on_division(folder, division, index.paths) + Summary((), rest)
+
+
+def _notes_on_division(folder: Path, division: _Division, pictures: Mapping[str, Path]) -> Summary:
+    """What lists tell of some pictures: those of each part, and those of none."""
+    read, verb = list[str](), "lists"
+    if len({each.file for each in division.parts.values()}) < len(division.parts):
+        verb = "assigns to it"
     for part, each in division.parts.items():
         name = text_of(each.file.relative_to(folder).as_posix())
         how = "does not list" if each.by_rest else verb
         read.append(f"{PARTS[part]}: the {many(len(each.labels), 'picture')} that {name} {how}")
-    listed, used, unread = {*division.pictures}, {*division.files}, list[str]()
-    for part, each in division.unread:
-        further = len(each.labels.keys() - listed)
-        unread += [f"{many(further, 'picture')} that {text_of(each.file.name)} lists{PURPOSES[part]}"] * bool(further)
-        listed |= each.labels.keys()
-    unlisted = [path for name, path in index.paths.items() if name not in listed]
-    others = [path for path in walked.others if path not in used]
-    rest = Walked([], others, walked.hidden, walked.special, walked.repeated, walked.written).left_out()
     left_out = [
         f"{many(len(each.unclear), 'line')} of {text_of(each.file.name)} that name no picture here, or several "
         f"({', '.join(each.unclear[:NAMED])})"
         for each in division.parts.values()
         if each.unclear
     ]
-    left_out += unread
+    listed = {*division.pictures}
+    for part, each in division.unread:
+        further = len(each.labels.keys() - listed)
+        left_out += [f"{many(further, 'picture')} that {text_of(each.file.name)} lists{PURPOSES[part]}"] * bool(further)
+        listed |= each.labels.keys()
+    unlisted = [path for name, path in pictures.items() if name not in listed]
     left_out += [f"{many(len(unlisted), 'picture')} that no list names ({some(unlisted)})"] * bool(unlisted)
-    guessed = source.summary.guessed if source else ()
-    return Summary(tuple(read), (*left_out, *rest), (*guessed, *division.guessed))
+    return Summary(tuple(read), tuple(left_out), division.guessed)
 
 
 def _labels_of(folder: Path, division: _Division) -> tuple[Classes, tuple[str, ...], Summary]:
@@ -572,7 +668,7 @@ def _labels_of(folder: Path, division: _Division) -> tuple[Classes, tuple[str, .
     texts = {picture: label for each in division.parts.values() for picture, label in each.labels.items()}
     if not division.has_labels:
         without = next(picture for picture, label in texts.items() if not label)
-        raise InputError(
+        raise UnlabelledError(
             f"Nothing tells the class of {without}: neither class folders nor {some(division.files)}; put the pictures "
             "of every class into a folder of its own, or write the class after the name of each picture."
         )

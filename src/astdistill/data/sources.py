@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -51,7 +51,7 @@ from .layouts import UNNAMED, PartNames, unwrapped
 from .levels import Opening
 from .listing import NAMED, Listing, UnlabelledError, Walked, kind_of, some, text_of
 from .parquet import may_be_set
-from .picture_lists import by_lists, names_lists
+from .picture_lists import by_lists, divided_tables, names_lists
 from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
@@ -164,7 +164,7 @@ def _make_request(config: DataConfig, **options: Any) -> Request:
 def _read_source(source: str, request: Request) -> RawData:
     path = _local_path(source)
     kind = kind_of(path)
-    if request.parts != UNNAMED and kind != "folder":
+    if request.parts != UNNAMED and kind != "folder" and not (kind == "file" and is_table(path)):
         raise _no_parts_error(source)
     if not source:
         raise InputError("--data is empty; name a data set, a folder or a file, or '.' for the folder you are in.")
@@ -441,7 +441,7 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
     columns = request.image_column, request.label_column
     tables = label_tables(folder, listing, *columns) if any(columns) else None
     if tables is not None:
-        return _from_label_tables(tables, request, listing)
+        return _from_label_tables(divided_tables(tables, listing, request.parts, columns[1]), request, listing)
     request.check_no_columns(text_of(folder))
     choice = request.choice
     if choice.classes is not None:  # class names are folder names in printable form
@@ -459,15 +459,24 @@ def _files_or_tables(folder: Path, choice: ClassChoice, request: Request, listin
     try:
         source = from_picture_folder(folder, choice, listing, UNNAMED if by_names else request.parts)
     except UnlabelledError:
-        found: Source | LabelTables | None = None
-        if not by_names:
-            found = label_tables(folder, listing, request.image_column, request.label_column)
-        if found is None and with_lists:
-            found = by_lists(folder, listing, None, request.parts)
+        found = _without_class_folders(folder, request, listing)
         if found is None:
             raise
         return found
     return by_lists(folder, listing, source, request.parts) if with_lists else source
+
+
+def _without_class_folders(folder: Path, request: Request, listing: Listing) -> Source | LabelTables | None:
+    """The pictures of a folder by lists that the user named, if these label them; otherwise by tables of labels, which
+    lists may divide; otherwise by lists; None if nothing labels them."""
+    by_names = names_lists(folder, request.parts)
+    if by_names:
+        with suppress(UnlabelledError):
+            return by_lists(folder, listing, None, request.parts)
+    tables = label_tables(folder, listing, request.image_column, request.label_column)
+    if tables is not None:
+        return divided_tables(tables, listing, request.parts)
+    return by_lists(folder, listing, None, request.parts) if by_names or request.parts == UNNAMED else None
 
 
 def _from_files(folder: Path, source: Source, request: Request, listing: Listing) -> RawData:
@@ -489,17 +498,18 @@ def _from_files(folder: Path, source: Source, request: Request, listing: Listing
 
 
 def _from_label_tables(tables: LabelTables, request: Request, listing: Listing) -> RawData:
-    if request.parts != UNNAMED:
+    if request.parts != UNNAMED and not tables.lists:
         raise InputError(
-            "--data.train-part and --data.test-part name folders of class folders, and the classes of "
-            f"{text_of(tables.folder)} stand in a table; leave them out."
+            "--data.train-part and --data.test-part name folders of class folders or lists of pictures, and the "
+            f"classes of {text_of(tables.folder)} stand in a table; name lists, or leave them out."
         )
 
     def key(content: str) -> list[object]:
-        return [tables.name, "tables", *map(str, tables.parts), *request.key(content)]
+        return [tables.name, "tables", *map(str, tables.parts), *request.key(content), *tables.lists]
 
     raw = _decode_cached(tables.name, tables.files(), key, lambda: tables.opened(request.label_column), request)
-    return replace(raw, summary=raw.summary + Summary(left_out=tables.left_out(listing)))
+    # Notes on what the cache key does not cover.
+    return replace(raw, summary=raw.summary + Summary(left_out=tables.left_out(listing)) + tables.notes)
 
 
 def _no_parts_error(source: str) -> InputError:
@@ -541,7 +551,7 @@ def _from_label_table(path: Path, request: Request, listing: Listing) -> RawData
             "write it with the columns file_name and label, or name its columns with --data.image-column and "
             "--data.label-column."
         )
-    return _from_label_tables(tables, request, listing)
+    return _from_label_tables(divided_tables(tables, listing, request.parts, request.label_column), request, listing)
 
 
 def _select_and_resize(raw: RawData, request: Request) -> RawData:
