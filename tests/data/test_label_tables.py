@@ -178,6 +178,63 @@ def test_a_table_divides_class_folders(tmp_path: Path, columns: str) -> None:
     assert "training part: the 8 pictures that meta.csv assigns to it" in raw.summary.read
 
 
+PATIENTS = {f"P{number:03d}": ("ill", "well")[number % 2] for number in range(6)}
+"""The label of each folder; picture i is in folder i modulo 6."""
+FOLDER_TABLES = {
+    "usual names": (["patient,label", *map(",".join, PATIENTS.items())], ""),
+    "a word for a kind": (["id,age,diagnosis", *(f"{name},4{name[-1]},{PATIENTS[name]}" for name in PATIENTS)], ""),
+    "no names": ([*map(",".join, PATIENTS.items())], ""),
+    "no label": (["patient,age,outcome", *(f"{name},4{name[-1]},{PATIENTS[name]}" for name in PATIENTS)], "outcome"),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDER_TABLES)
+@pytest.mark.parametrize("where", ["", "images/"])
+def test_a_table_of_folders(tmp_path: Path, kind: str, where: str) -> None:
+    """Before, each patient was a class and nothing was said."""
+    pictures(tmp_path, [f"{where}{[*PATIENTS][number % 6]}/day/{number}.png" for number in range(12)])
+    lines, column = FOLDER_TABLES[kind]
+    file = tmp_path / "patients.csv"
+    file.write_text("\n".join(lines))
+    raw = read(DataConfig(source=str(tmp_path)))
+    assert raw.classes == (*PATIENTS,)
+    flag = f" --data.label-column {column}" if column else ""
+    advice = f"--data {file}{flag} reads those for all pictures of each folder"
+    note = f"6 folders as the classes, not the 2 labels that patients.csv gives them (ill, well; {advice})"
+    assert raw.summary.guessed == (note,)
+    for source in (file, tmp_path) if column else (file,):
+        raw = read(DataConfig(source=str(source), label_column=column or None))
+        found = [int(image.max()) for image in raw.train.images[:]]
+        assert sorted(found) == [*range(12)]
+        assert [raw.classes[label] for label in raw.train.labels.tolist()] == [("ill", "well")[i % 2] for i in found]
+        assert any(
+            "names folders, whose pictures all have the label of their row" in note for note in raw.summary.guessed
+        )
+        assert any("so that those of one folder are in both parts" in note for note in raw.summary.guessed)
+
+
+def test_a_table_of_folders_with_parts(tmp_path: Path) -> None:
+    """Rows without a folder are told."""
+    pictures(tmp_path, [f"{[*PATIENTS][number % 6]}/{number}.png" for number in range(12)])
+    rows = [f"{name},{label},{'test' if name > 'P003' else 'train'}" for name, label in PATIENTS.items()]
+    (tmp_path / "patients.csv").write_text("\n".join(["patient,label,split", *rows, "P007,ill,test"]))
+    raw = read(DataConfig(source=str(tmp_path / "patients.csv")))
+    assert (len(raw.train), len(raw.test or ())) == (8, 4)
+    assert "1 row of patients.csv that name no folder (P007)" in raw.summary.guessed
+    assert not any("both parts" in note for note in raw.summary.guessed)
+
+
+@pytest.mark.parametrize(
+    "lines", [["folder,name", "a,cat", "b,dog", "c,owl"], ["a,b,c", "1,2,3"], ["x,y", "a,1", "a,1"]]
+)
+def test_tables_that_merge_no_class_folders_are_no_note(tmp_path: Path, lines: list[str]) -> None:
+    """Names of the classes, columns called like them, and measurements."""
+    pictures(tmp_path, [f"{'abc'[number % 3]}/{number}.png" for number in range(12)])
+    (tmp_path / "about.csv").write_text("\n".join(lines))
+    raw = read(DataConfig(source=str(tmp_path)))
+    assert (raw.classes, raw.summary.guessed) == (("a", "b", "c"), ())
+
+
 @pytest.mark.parametrize("line", ["{name},{label},{part}", "{part},{name},{label}", "{label};{part};{name}"])
 def test_parts_in_a_table_without_names_of_columns(tmp_path: Path, line: str) -> None:
     """Before, no column was called a label, and with one named the parts were not used."""

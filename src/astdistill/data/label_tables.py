@@ -6,7 +6,7 @@ import codecs
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import parse_json
+from ..runtime.text import many
 from .columns import rank_of
 from .dataset import Source, Summary
 from .decoding import file_bytes
@@ -23,7 +24,7 @@ from .digests import FileSet
 from .hub import PART_COLUMNS, table_source, tells_parts, with_files
 from .listing import EXAMPLE, NAMED, WNID, Listing, Walked, is_picture, some, text_of
 from .parquet import SHARD, part_of, split_files
-from .picture_names import PictureIndex, file_name
+from .picture_names import FolderIndex, PictureIndex, file_name
 from .splits import WORDS, are_part_words, split_of
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
@@ -81,6 +82,8 @@ class LabelTables:
     """Pictures of the rows that these lists put into no part."""
     notes: Summary = field(default_factory=Summary)
     """What lists beside the tables tell of the parts."""
+    by_folder: bool = False
+    """Whether the tables name folders, whose pictures have their labels."""
 
     def used_files(self) -> set[Path]:
         """The tables, and the lists that divide their rows."""
@@ -178,12 +181,17 @@ def label_tables(folder: Path, listing: Listing, image: str | None, label: str |
     """The tables in a folder of pictures with a column that names the pictures; None if there are none.
 
     A table names a picture by its path relative to the table's folder or to `folder`, or by its file name if that is
-    unique; by the file name without ending if no column holds names with endings. Raises InputError if a name matches
-    several pictures, if a picture is in several rows, and if the table or the column is ambiguous.
+    unique; by the file name without ending if no column holds names with endings. Where a column is requested, tables
+    of folders count if there is no other. Raises InputError if a name matches several pictures, if a picture is in
+    several rows, and if the table or the column is ambiguous.
     """
     walked = listing.walk(folder)
     files = [path for path in walked.others if is_table(path) and not EXAMPLE.search(path.stem)]
-    tables = _find_tables(folder, files, walked.pictures, image, label)
+    index = PictureIndex(folder, walked.pictures)
+    tables = _find_tables(files, index, image, label)
+    if tables is None and (image, label) != (None, None):
+        named = [file for file in files if _names_folders(file, index, image, label)]
+        tables = _find_tables(named, index, image, label, by_folder=True)
     if tables is not None:
         _check_training_table(tables)
     return tables
@@ -205,8 +213,9 @@ def _check_training_table(tables: LabelTables) -> None:
 
 
 def label_table(path: Path, listing: Listing, image: str | None, label: str | None) -> LabelTables | None:
-    """One table with the pictures below its folder; None if no column names them."""
-    return _find_tables(path.parent, [path], listing.walk(path.parent).pictures, image, label)
+    """One table with the pictures below its folder; None if no column names them or folders of them."""
+    index = PictureIndex(path.parent, listing.walk(path.parent).pictures)
+    return _find_tables([path], index, image, label, _names_folders(path, index, image, label))
 
 
 def other_classes(folder: Path, listing: Listing, source: Source) -> tuple[str, ...]:
@@ -226,6 +235,8 @@ def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], 
     """A note on the content of a table that is ignored because the folders define the classes; '' if nothing is
     ignored."""
     name = text_of(file.name)
+    if _names_folders(file, index, None, None):
+        return _note_on_folders(file, index, classes)
     try:
         table = _Table.read(file, index, None, None)
     except _UnreadableTableError as error:
@@ -239,10 +250,7 @@ def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], 
     labels = {} if table is None else table.labels()
     if table is None or not labels:
         return ""
-    folder_labels = [
-        next((classes[str(parent)] for parent in PurePosixPath(path or "").parents if str(parent) in classes), None)
-        for path in table.cells[table.image]
-    ]
+    folder_labels = _labels_by_folder(table, classes)
     column, names_test_part = next(iter(labels)), split_of(file.stem) in ("test", "validation")
     advice = f"--data.label-column {column} reads it"
     if folder_labels.count(None) == len(folder_labels):
@@ -260,17 +268,61 @@ def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], 
     return f"folders as the classes, not the labels in {name} ({examples}; {advice})"
 
 
+def _note_on_folders(file: Path, index: PictureIndex, classes: Mapping[str, int]) -> str:
+    """A note on a table that assigns fewer labels to the class folders than there are, such as those of patients; ''
+    for any other, such as one of their names."""
+    table = None
+    with suppress(InputError):
+        table = _Table.read(file, index.folders, None, None)
+    if table is None or not all(path.is_relative_to(file.parent) for path in index.paths.values()):
+        return ""
+    folder_labels = _labels_by_folder(table, classes)
+    columns = table.labels() or {name: values for name, values in table.cells.items() if name != table.image}
+    for column, values in columns.items():
+        pairs = {pair for pair in zip(folder_labels, values, strict=True) if None not in pair}
+        labels = sorted({label for _, label in pairs if label is not None})
+        if 1 < len(labels) <= len(pairs) // 2 and len({folder for folder, _ in pairs}) == len(pairs):
+            examples = ", ".join(labels[:NAMED]) + ", …" * (len(labels) > NAMED)
+            flag = f" --data.label-column {column}" * (not table.has_label_column)
+            return (
+                f"{len(classes)} folders as the classes, not the {len(labels)} labels that {text_of(file.name)} gives "
+                f"them ({examples}; --data {text_of(file)}{flag} reads those for all pictures of each folder)"
+            )
+    return ""
+
+
+def _labels_by_folder(table: _Table, classes: Mapping[str, int]) -> list[int | None]:
+    """The class of the folder of each picture in a table; None outside class folders."""
+    return [
+        next((classes[str(parent)] for parent in PurePosixPath(path or "").parents if str(parent) in classes), None)
+        for path in table.cells[table.image]
+    ]
+
+
 def _same_partition(folder_labels: Sequence[int | None], labels: Sequence[str | None]) -> bool:
     """Whether labels and folders divide the pictures into the same groups."""
     pairs = {pair for pair in zip(folder_labels, labels, strict=True) if None not in pair}
     return len({one for one, _ in pairs}) == len({other for _, other in pairs}) == len(pairs)
 
 
+def _names_folders(file: Path, index: PictureIndex, image: str | None, label: str | None) -> bool:
+    """Whether a column of a table names folders of pictures, and none names pictures."""
+
+    def finds(kind: Callable[[], PictureIndex]) -> bool:
+        with suppress(*UNREAD):
+            sample, _ = _read_cells(file, kind(), {image, label} - {None}, LOOKED_AT)
+            columns = [image] if image is not None else _candidate_columns(sample, kind(), file, label)
+            return any(any(_matches(sample.get(name, ()), kind(), file)) for name in columns)
+        return False
+
+    return not finds(lambda: index) and finds(lambda: index.folders)
+
+
 def _find_tables(
-    folder: Path, files: Sequence[Path], pictures: Sequence[Path], image: str | None, label: str | None
+    files: Sequence[Path], index: PictureIndex, image: str | None, label: str | None, by_folder: bool = False
 ) -> LabelTables | None:
-    index = PictureIndex(folder, pictures)
-    tables = _without_lists(_read_tables(files if pictures else (), index, image, label))
+    folder, used_index = index.folder, index.folders if by_folder else index
+    tables = _without_lists(_read_tables(files if index.paths else (), used_index, image, label))
     if not tables:
         return None
     columns = {table.image: file.name for file, table in tables.items()}
@@ -292,6 +344,7 @@ def _find_tables(
         image=next(iter(columns)),
         pictures=index.paths,
         guessed=[note for file in used for note in tables[file].guessed],
+        by_folder=by_folder,
     )
 
 
@@ -488,7 +541,8 @@ class _Table:
             chosen = _picture_column(matches, cells, file, index)
             if label is None:
                 _check_one_hot(file, {name: values for name, values in cells.items() if name != chosen}, labels)
-            return _Table.of(file, cells, chosen, matches[chosen], headless)
+            table = _Table.of(file, cells, chosen, matches[chosen], headless)
+            return table.of_contents(index.contents) if isinstance(index, FolderIndex) else table
         except InputError as error:
             pictures = {path for values in matches.values() for paths in values for path in paths}
             names_files = any(_names_files(cells[name], pictures, index) for name in columns) and bool(label_columns)
@@ -504,6 +558,20 @@ class _Table:
             f"the pictures are column {image} of {name}, which has names without endings": not _have_endings(texts),
         }
         return _Table(file, {**cells, image: paths}, image, tuple(note for note, holds in notes.items() if holds))
+
+    def of_contents(self, contents: Mapping[str, Sequence[str]]) -> _Table:
+        """The table with a row for each picture in a folder, in place of one for the folder."""
+        folders, file = self.cells[self.image], text_of(self.file.name)
+        rows = [(row, name) for row, folder in enumerate(folders) for name in contents.get(folder or "", ())]
+        cells = {column: [values[row] for row, _ in rows] for column, values in self.cells.items()}
+        absent = [folder or "no value" for folder in folders if folder not in contents]
+        notes = (
+            f"column {self.image} of {file} names folders, whose pictures all have the label of their row",
+            *(f"{many(len(absent), 'row')} of {file} that name no folder ({', '.join(absent[:NAMED])})",)
+            * bool(absent),
+        )
+        others = (note for note in self.guessed if "names without endings" not in note)
+        return _Table(self.file, {**cells, self.image: [name for _, name in rows]}, self.image, (*others, *notes))
 
 
 def _check_unreadable(file: Path, index: PictureIndex, error: Exception) -> None:

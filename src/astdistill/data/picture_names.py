@@ -43,10 +43,7 @@ class PictureIndex:
 
     def _matches(self, text: str, table: Path) -> list[str]:
         requested = PurePosixPath(normalize("NFC", text.replace("\\", "/")))
-        has_ending = is_picture(requested.name)
-        same_name = [
-            path for path in self._by_name.get(requested.name, ()) if (path.name == requested.name) == has_ending
-        ]
+        same_name = [path for path in self._by_name.get(requested.name, ()) if self._has_name(path, requested.name)]
         table_folders, part = _table_location(self.folder, table)
         for folders in self._candidate_folders(text, requested.parts[:-1], table_folders):
             if exact := [path for path in same_name if path.parts[:-1] == folders]:
@@ -60,10 +57,19 @@ class PictureIndex:
             nearest = [path for path in same_end if part and part in {*map(split_of, path.parts[:-1])}]
         return [str(path) for path in (nearest if len(nearest) == 1 else same_end)]
 
+    def _has_name(self, path: PurePosixPath, name: str) -> bool:
+        """Whether a picture has this name, which may lack its ending."""
+        return (path.name == name) == is_picture(name)
+
     def spelling_hint(self, text: str) -> str:
         """A clause that names a picture which differs in case only; '' if there is none."""
         other = self._by_lowercase_name.get(file_name(text).lower())
         return f" (there is '{other}')" if other else ""
+
+    @cached_property
+    def folders(self) -> FolderIndex:
+        """The same for the folders that contain the pictures."""
+        return FolderIndex(self)
 
     @cached_property
     def _by_lowercase_name(self) -> dict[str, str]:
@@ -82,6 +88,21 @@ class PictureIndex:
         yield folders
         counts = (count for count in range(1, len(folders) + 1) if self._folder_parts[-count:] == folders[:count])
         yield from (folders[count:] for count in counts)
+
+
+class FolderIndex(PictureIndex):
+    """Finds the folders of some pictures by the names that a table may use for them, such as one for each patient."""
+
+    def __init__(self, pictures: PictureIndex) -> None:
+        self.contents: dict[str, list[str]] = {}
+        """The pictures at any depth below each folder."""
+        for name in pictures.paths:
+            for parent in PurePosixPath(name).parents[:-1]:
+                self.contents.setdefault(str(parent), []).append(name)
+        super().__init__(pictures.folder, [pictures.folder / name for name in self.contents])
+
+    def _has_name(self, path: PurePosixPath, name: str) -> bool:
+        return path.name == name
 
 
 @cache

@@ -72,6 +72,11 @@ UNPADDED, PADDED = (1, 28, 28), 32
 """The image shape that is padded and the side it is padded to, as in all published trajectory matching."""
 DIGITS_TEST = 360
 IN_MEMORY = "tensors:"
+BY_PICTURE = (
+    "the test part is drawn picture by picture, so that those of one folder are in both parts (a column called split "
+    "in the table, with train and test, keeps them apart)"
+)
+"""A note where a table labels folders, such as those of patients."""
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and deviation per channel."""
 Opened = AbstractContextManager[Source]
@@ -509,7 +514,8 @@ def _from_label_tables(tables: LabelTables, request: Request, listing: Listing) 
 
     raw = _decode_cached(tables.name, tables.files(), key, lambda: tables.opened(request.label_column), request)
     # Notes on what the cache key does not cover.
-    return replace(raw, summary=raw.summary + Summary(left_out=tables.left_out(listing)) + tables.notes)
+    notes = tables.notes + Summary(guessed=(BY_PICTURE,) * (tables.by_folder and raw.test is None))
+    return replace(raw, summary=raw.summary + Summary(left_out=tables.left_out(listing)) + notes)
 
 
 def _no_parts_error(source: str) -> InputError:
