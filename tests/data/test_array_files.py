@@ -12,6 +12,7 @@ import shutil
 import struct
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -667,6 +668,44 @@ def test_files_beside_class_folders_that_are_only_called_like_arrays(tmp_path: P
     found = load(tmp_path / "set")
     assert (found.classes, found.class_sizes()) == (("cat", "dog"), [4, 4])
     assert any("files that are no pictures" in said or "folder raw, which" in said for said in found.summary.left_out)
+
+
+def stray_objects(place: Path) -> None:
+    np.save(place / "features.npy", np.array([{"a": 1}, None], dtype=object), allow_pickle=True)
+
+
+STRAYS: dict[str, Callable[[Path], Any]] = {
+    "npy": lambda place: np.save(place / "features.npy", np.zeros((12, 5), np.float32)),
+    "objects": stray_objects,
+    "npz": lambda place: np.savez(place / "embedding.npz", a=np.zeros((12, 5)), b=np.zeros(3)),
+    "damaged": lambda place: (place / "x.npz").write_bytes(b"PK and no more"),
+    "mat": lambda place: savemat(place / "train_32x32.mat", {"f": np.zeros((12, 5))}),
+}
+
+
+@pytest.mark.parametrize("kind", STRAYS)
+@pytest.mark.parametrize("labels", ["labels.csv", "list.txt"])
+def test_arrays_that_are_no_set_beside_labelled_pictures(tmp_path: Path, kind: str, labels: str) -> None:
+    """Before, they were refused, and the pictures were not read. Without labels of the pictures they still are."""
+    for number in range(12):
+        Image.fromarray(X[number]).save(tmp_path / f"{number}.png")
+    STRAYS[kind](tmp_path)
+    with pytest.raises(InputError, match=r"it needs x_train|never unpickled|cannot be read as an .npz"):
+        load(tmp_path)
+    sign = "," if labels.endswith("csv") else " "
+    (tmp_path / labels).write_text("".join(f"{number}.png{sign}{'ab'[number % 2]}\n" for number in range(12)))
+    found = load(tmp_path)
+    assert found.classes == ("a", "b")
+    assert any(said.startswith("the pictures, not the array files beside them (") for said in found.summary.guessed)
+    (tmp_path / "test.txt").write_text("0.png\n1.png\n")
+    if labels.endswith("csv"):
+        assert len(load(tmp_path, test_part="test.txt").test) == 2
+
+
+def test_pictures_beside_arrays_that_are_a_set_are_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=X, labels=Y)
+    Image.fromarray(X[0]).save(tmp_path / "preview.png")
+    assert "1 picture beside the arrays (preview.png)" in load(tmp_path).summary.left_out
 
 
 def test_the_file_that_an_idx_folder_has_besides(tmp_path: Path) -> None:

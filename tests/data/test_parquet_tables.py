@@ -525,6 +525,12 @@ def test_a_table_without_pictures_beside_one_with(tmp_path: Path) -> None:
     assert "parquet files without a column of pictures and one of labels: stats.parquet" in found.summary.left_out
 
 
+def test_other_tables_beside_parquet_files_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "set/train.parquet", label=[0, 1] * 5)
+    (tmp_path / "set/labels.csv").write_text("file_name,label\n")
+    assert "1 table beside the parquet files (labels.csv)" in read(tmp_path / "set").summary.left_out
+
+
 def test_a_broken_table_beside_class_folders_is_refused(tmp_path: Path) -> None:
     picture_tree(tmp_path / "set")
     (tmp_path / "set/stats.parquet").write_bytes(b"PAR1 and no more")

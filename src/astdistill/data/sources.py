@@ -15,6 +15,7 @@ import torch
 
 from ..runtime.errors import InputError, suggestion
 from ..runtime.shapes import Pixels
+from ..runtime.text import many
 from . import medmnist, saved
 from .array_files import ArrayChoice, array_folder, from_array_file
 from .cache import PixelAllocator, cached_data
@@ -348,10 +349,10 @@ def _from_folder(folder: Path, request: Request) -> RawData:
     parquet, ignored = ([], []) if tiny_folders or arrays is not None else _parquet_files(folder, request, listing)
     if not tiny_folders and not parquet and arrays is None:
         return _with_left_out(_from_pictures(folder, request, listing), folder, ignored)
-    if request.parts != UNNAMED:
-        raise _no_parts_error(str(folder))
     if arrays is not None:
         return arrays
+    if request.parts != UNNAMED:
+        raise _no_parts_error(str(folder))
     if parquet:
         return _with_left_out(_from_parquet(folder, parquet, request, listing), folder, ignored)
     raw = _from_tiny_imagenet(tiny_folders[0], request)
@@ -360,18 +361,41 @@ def _from_folder(folder: Path, request: Request) -> RawData:
 
 
 def _from_arrays(folder: Path, request: Request, listing: Listing) -> RawData | None:
-    """Read a folder of `datasets.save_to_disk` or of array files; None for any other folder."""
+    """Read a folder of `datasets.save_to_disk` or of array files; None for any other folder. Pictures beside array
+    files are read instead if these are no set of images and labels, or if the user named parts."""
     if saved.is_saved(folder):
+        if request.parts != UNNAMED:
+            raise _no_parts_error(str(folder))
         return _from_saved(folder, request)
     arrays = array_folder(folder, listing)
     if arrays is None:
         return None
-    raw = _select_and_resize(arrays.read(request.of_arrays()), request)
+    beside = listing.entries(folder).pictures
+    try:
+        if request.parts != UNNAMED:
+            raise _no_parts_error(str(folder))
+        raw = _select_and_resize(arrays.read(request.of_arrays()), request)
+    except InputError as error:
+        if not beside or arrays.folder != folder:
+            raise
+        return _from_pictures_beside(folder, request, listing, error)
     picture_folders = [
         each for each in listing.entries(folder).folders if each != arrays.folder and _has_pictures(each, listing)
     ]
     notes = (f"folders of pictures beside the arrays ({some(picture_folders)})",) * bool(picture_folders)
+    notes += (f"{many(len(beside), 'picture')} beside the arrays ({some(beside)})",) * bool(beside)
     return replace(raw, summary=raw.summary + Summary(left_out=notes))
+
+
+def _from_pictures_beside(folder: Path, request: Request, listing: Listing, error: InputError) -> RawData:
+    """Read the pictures of a folder whose array files are no set, as `error` says, which is raised if the pictures have
+    no labels."""
+    try:
+        raw = _from_pictures(folder, request, listing)
+    except UnlabelledError:
+        raise error from None
+    note = f"the pictures, not the array files beside them ({str(error).split('; ')[0]})"
+    return replace(raw, summary=raw.summary + Summary(guessed=(note,)))
 
 
 def _has_pictures(folder: Path, listing: Listing) -> bool:
@@ -412,6 +436,8 @@ def _from_parquet(folder: Path, paths: list[Path], request: Request, listing: Li
     walked, referenced = listing.walk(folder), set(parquet.pictures.values())
     pictures = [path for path in walked.pictures if path not in referenced]
     notes = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
+    tables = [path for path in walked.others if is_table(path)]
+    notes += (f"{many(len(tables), 'table')} beside the parquet files ({some(tables)})",) * bool(tables)
     skipped = Walked(hidden=walked.hidden, special=walked.special, written=walked.written).left_out()
     return replace(raw, summary=raw.summary + Summary(left_out=notes + skipped))
 
