@@ -768,3 +768,19 @@ def test_files_of_the_test_part_alone_are_refused(tmp_path: Path) -> None:
     assert len(load(tmp_path / "npz" / "test.npz").train) == 16
     np.savez(tmp_path / "npz" / "test.npz", x_train=IMAGES, y_train=LABELS)
     assert len(load(tmp_path / "npz").train) == 16
+
+
+def test_the_test_part_of_svhn_alone_is_refused_unless_it_is_named(tmp_path: Path) -> None:
+    """Before, it was trained on. Its further images alone are training images."""
+    held = {"X": np.moveaxis(IMAGES, 0, -1), "y": LABELS.reshape(-1, 1) + 1}
+    for name in ("test", "extra"):
+        (tmp_path / name).mkdir()
+        savemat(tmp_path / name / f"{name}_32x32.mat", held)
+    file = tmp_path / "test/test_32x32.mat"
+    only = rf"holds no training part, only test_32x32\.mat; add train_32x32\.mat, or take .* --data {file}"
+    with pytest.raises(InputError, match=only):
+        load(tmp_path / "test")
+    assert len(load(file).train) == len(load(tmp_path / "extra").train) == 16
+    savemat(tmp_path / "test/extra_32x32.mat", held)
+    with pytest.raises(InputError, match=r"only extra_32x32\.mat and test_32x32\.mat; add train_32x32\.mat"):
+        load(tmp_path / "test")

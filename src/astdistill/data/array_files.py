@@ -110,9 +110,7 @@ def _find_reader(folder: Path, listing: Listing) -> ArrayFolder | None:
     if idx_names := _idx_files(folder, names, listing):
         return ArrayFolder(folder, lambda choice: _from_idx(folder, idx_names, choice))
     if mats := _svhn_files(folder, names, listing):
-        return ArrayFolder(
-            folder, lambda choice: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder)), choice)
-        )
+        return ArrayFolder(folder, lambda choice: _from_svhn(mats, folder, choice))
     if _has_subfolders(folder):
         return None
     if npys := [folder / name for name in names if name.lower().endswith(".npy")]:
@@ -390,6 +388,18 @@ def _read_at_most(file: Any, count: int) -> bytes:
 
 
 # .mat
+
+
+def _from_svhn(paths: Sequence[Path], folder: Path, choice: ArrayChoice) -> RawData:
+    """Read a folder of SVHN's files. Raises InputError if it has the test part and not the training part."""
+    parts = [split_of(path.stem) for path in paths]
+    if "test" in parts and "train" not in parts:
+        missing = paths[parts.index("test")].name.lower().replace("test", "train")
+        raise InputError(
+            f"{folder} holds no training part, only {' and '.join(path.name for path in paths)}; add {missing}, or "
+            f"take a file for training with --data {paths[0]}."
+        )
+    return set_of_arrays(_mat_arrays(paths, _folder_name(folder), str(folder)), choice)
 
 
 def _mat_arrays(paths: Sequence[Path], name: str, location: str) -> NamedArrays:
