@@ -525,6 +525,24 @@ def test_a_table_without_pictures_beside_one_with(tmp_path: Path) -> None:
     assert "parquet files without a column of pictures and one of labels: stats.parquet" in found.summary.left_out
 
 
+@pytest.mark.parametrize("kind", [int, float, bool])
+@pytest.mark.parametrize("columns", [("mel", "nv", "dx"), ("type", "nv", "bcc"), ("class_0", "class_1", "class_2")])
+def test_one_hot_columns_of_which_one_is_called_like_a_label(
+    tmp_path: Path, kind: type, columns: tuple[str, ...]
+) -> None:
+    """Before, the classes of the others were one class, or one of the columns was asked for as the label."""
+    cells = {name: [kind(row % 3 == number) for row in range(12)] for number, name in enumerate(columns)}
+    place = write(tmp_path / "set/train.parquet", **cells)
+    label = next(name for name in columns if name in ("dx", "type", "class_0"))
+    only = rf"set tells the class by zeros and ones in the columns {', '.join(columns)}, of which {label} is called"
+    with pytest.raises(InputError, match=only):
+        read(place)
+    assert len(read(place, label_column=label).classes) == 2
+    cells[columns[1]][0] = kind(not cells[columns[1]][0])  # flags of which several or none marks a row
+    if columns[0] != "class_0":
+        assert len(read(write(tmp_path / "other/train.parquet", **cells)).classes) == 2
+
+
 def test_other_tables_beside_parquet_files_are_told(tmp_path: Path) -> None:
     write(tmp_path / "set/train.parquet", label=[0, 1] * 5)
     (tmp_path / "set/labels.csv").write_text("file_name,label\n")

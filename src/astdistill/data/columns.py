@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..runtime.errors import InputError, unknown
 from .decoding import opened_picture
+from .splits import split_of
 
 LABEL_WORDS = (
     *("label", "labels", "class", "classes", "klass", "cls", "target", "targets", "category", "categories"),
@@ -57,6 +58,10 @@ STRONG_NAMES = 4
 """Number of leading PICTURE_NAMES that identify an image column even if its content is rejected later."""
 LISTED_COLUMNS = 8
 """Most columns that an error message lists."""
+FLAGS, ONES = (0, 1, "0", "1", "0.0", "1.0"), (1, "1", "1.0")
+"""Values of one-hot columns, as numbers, flags or text, and those of them that mark the class."""
+NAMED = 3
+"""Most one-hot columns that an error message names."""
 Values = Callable[[str], Iterable[Any]]
 """Function that returns the values of a column as Python objects, read lazily."""
 
@@ -102,6 +107,27 @@ def image_columns(features: Mapping[str, Any], label: str | None, values: Values
 def label_columns(features: Mapping[str, Any], image: str) -> list[str]:
     """Columns that could hold the labels of the images in column `image`."""
     return list(_Table(features, "", lambda _: ()).labels(image))
+
+
+def one_hot(names: Iterable[str], values: Values) -> list[str]:
+    """The columns of zeros and ones, if exactly one of them marks each row; else none."""
+    flags = [name for name in names if not split_of(name) and all(value in FLAGS for value in values(name))]
+    marks = [sum(value in ONES for value in row) for row in zip(*map(values, flags), strict=True)]
+    return flags if marks and {*marks} == {1} else []
+
+
+def check_one_hot(labels: Sequence[str], names: Iterable[str], values: Values, source: str) -> None:
+    """Raise InputError if the columns called like labels are among three or more one-hot columns of `names`, so that
+    the classes of the others would be merged."""
+    if not labels or not all(value in FLAGS for name in labels for value in values(name)):
+        return
+    flags = one_hot(names, values)
+    if len(flags) > 2 and {*labels} <= {*flags}:
+        raise InputError(
+            f"{source} tells the class by zeros and ones in the columns {', '.join(flags[:NAMED])}"
+            f"{', …' * (len(flags) > NAMED)}, of which {labels[0]} is called like a label; write one column of labels, "
+            f"or take that one for the label with --data.label-column {labels[0]}."
+        )
 
 
 def kind_of(feature: Any) -> str:
@@ -200,6 +226,9 @@ class _Table:
         ranks = self.labels(image)
         certain = [name for name, rank in ranks.items() if rank == 2]
         candidates = certain or list(ranks)
+        numeric = [name for name in self.features if kind_of(self.features[name]) in ("int", "flag", "float")]
+        if {*candidates} <= {*numeric}:
+            check_one_hot(candidates, numeric, self.values, self.source)
         chosen = self._choose_label(candidates)
         names = self.namer(chosen, ranks)
         rivals = tuple(name for name in ranks if name != chosen and not self._same_classes(chosen, name))

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import parse_json
 from ..runtime.text import many
-from .columns import rank_of
+from .columns import ONES, check_one_hot, one_hot, rank_of
 from .dataset import Source, Summary
 from .decoding import file_bytes
 from .digests import FileSet
@@ -54,8 +54,6 @@ NUMBERS = (
 )
 """Column types and the format that every value must have: '007' is not a number, and a column with both 1 and 1.5 is
 text."""
-FLAGS, ONE = frozenset(("0", "1", "0.0", "1.0")), ("1", "1.0")
-"""Values of one-hot columns, and those of them that mark the class."""
 HEADLESS = ("image", "label")
 """Column names of a table with two columns and no header row, besides one of words for parts."""
 PART_COLUMN = PART_COLUMNS[0]
@@ -491,11 +489,11 @@ class _Table:
         )
         if named := {name: values for name, values in others.items() if ranks[name] and any(values)}:
             return named
-        flags = _one_hot(others)
-        if len(flags) < 2:
+        names = one_hot(others, others.__getitem__)
+        if len(names) < 2:
             return {}
-        names, rows = list(flags), zip(*flags.values(), strict=True)
-        return {names[0]: [next(name for name, value in zip(names, row, strict=True) if value in ONE) for row in rows]}
+        rows = zip(*(others[name] for name in names), strict=True)
+        return {names[0]: [next(name for name, value in zip(names, row, strict=True) if value in ONES) for row in rows]}
 
     @property
     def has_parts(self) -> bool:
@@ -540,7 +538,7 @@ class _Table:
             _check_quotes(file, cells, index)
             chosen = _picture_column(matches, cells, file, index)
             if label is None:
-                _check_one_hot(file, {name: values for name, values in cells.items() if name != chosen}, labels)
+                check_one_hot(labels, (name for name in cells if name != chosen), cells.__getitem__, text_of(file))
             table = _Table.of(file, cells, chosen, matches[chosen], headless)
             return table.of_contents(index.contents) if isinstance(index, FolderIndex) else table
         except InputError as error:
@@ -694,25 +692,6 @@ def _check_quotes(file: Path, cells: Cells, index: PictureIndex) -> None:
                 f"Column {name} of {text_of(file)} holds further rows after a line break ({text[:40]!r}); close the "
                 "quotation mark."
             )
-
-
-def _one_hot(columns: Cells) -> Cells:
-    """The columns of flags, if exactly one of them marks each row; else none."""
-    flags = {name: values for name, values in columns.items() if FLAGS.issuperset(values) and not split_of(name)}
-    rows = zip(*flags.values(), strict=True)
-    return flags if all(sum(value in ONE for value in row) == 1 for row in rows) else {}
-
-
-def _check_one_hot(file: Path, columns: Cells, labels: Sequence[str]) -> None:
-    """Raise InputError if the columns called like labels are among three or more one-hot columns, so that the classes
-    of the others would be merged."""
-    flags = list(_one_hot(columns))
-    if labels and len(flags) > 2 and {*labels} <= {*flags}:
-        raise InputError(
-            f"{text_of(file)} tells the class by zeros and ones in the columns {', '.join(flags[:NAMED])}"
-            f"{', …' * (len(flags) > NAMED)}, of which {labels[0]} is called like a label; write one column of labels, "
-            f"or take that one for the label with --data.label-column {labels[0]}."
-        )
 
 
 def _read_cells(
