@@ -178,6 +178,39 @@ def test_a_table_divides_class_folders(tmp_path: Path, columns: str) -> None:
     assert "training part: the 8 pictures that meta.csv assigns to it" in raw.summary.read
 
 
+@pytest.mark.parametrize("place", ["annotations/labels.csv", "labels/all.csv"])
+@pytest.mark.parametrize("before", ["", "images/", "../images/"])
+def test_a_table_in_a_folder_beside_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, before: str
+) -> None:
+    """Before, naming the table was refused, which messages on several tables advise."""
+    pictures(tmp_path / "set/images")
+    file = tmp_path / "set" / place
+    file.parent.mkdir()
+    file.write_text(table([f"{before}{name}" for name in NAMES]))
+    same = [read_all(source).name for source in (tmp_path / "set", file)]
+    monkeypatch.chdir(file.parent)
+    assert [*same, read_all(Path(file.name)).name] == ["set"] * 3
+    assert labelled(read(DataConfig(source=str(file), classes=("cat", "owl")))) == [i for i in range(12) if i % 3 != 1]
+    monkeypatch.chdir(tmp_path / "set/images")
+    for source in (".", str(tmp_path / "set/images")):
+        with pytest.raises(InputError, match=rf"or name the table that labels these pictures, --data {file}\."):
+            read(DataConfig(source=source))
+    (file.parent / "other.csv").write_text(table([f"{before}{name}" for name in NAMES[::-1]]))
+    with pytest.raises(InputError, match=rf"several tables .*, --data {file.parent}/\w+.csv, or"):
+        read(DataConfig(source=str(tmp_path / "set")))
+
+
+def test_a_table_of_folders_beside_them(tmp_path: Path) -> None:
+    pictures(tmp_path / "scans", [f"{[*PATIENTS][number % 6]}/{number}.png" for number in range(12)])
+    file = tmp_path / "about/patients.csv"
+    file.parent.mkdir()
+    file.write_text("\n".join(["patient,label", *map(",".join, PATIENTS.items())]))
+    (note,) = read(DataConfig(source=str(tmp_path))).summary.guessed
+    assert f"--data {file} reads those" in note
+    assert read(DataConfig(source=str(file))).classes == ("ill", "well")
+
+
 PATIENTS = {f"P{number:03d}": ("ill", "well")[number % 2] for number in range(6)}
 """The label of each folder; picture i is in folder i modulo 6."""
 FOLDER_TABLES = {
@@ -354,9 +387,14 @@ def test_a_table_anywhere_that_tells_other_classes(tmp_path: Path, where: str, f
     text = table([str(number) for number in range(6)], "id,label")
     (said,) = beside(tmp_path / "all", [f"{where}{name}" for name in FOLDERS], {file: text})
     reads = f"--data {tmp_path}/all/{file} reads that"
-    if "/" in file:  # whose folder has no pictures
-        reads = "--data.label-column label reads it"
     assert said == f"folders as the classes, not the labels in labels.csv (cat, dog, owl; {reads})"
+    assert read(DataConfig(source=str(tmp_path / "all" / file))).classes == ("cat", "dog", "owl")
+
+
+def test_a_table_among_some_of_the_pictures_is_read_by_its_column(tmp_path: Path) -> None:
+    files = {"part_1/labels.csv": table([str(number) for number in range(6)], "id,label")}
+    (said,) = beside(tmp_path, FOLDERS, files)
+    assert "(cat, dog, owl; --data.label-column label reads it)" in said
 
 
 def test_tables_that_cannot_be_used_beside_class_folders(tmp_path: Path) -> None:

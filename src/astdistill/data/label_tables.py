@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,8 @@ CELL = re.compile(r"[,;|\t\0]")
 MOST_NUMBERED = 4
 """Maximum number of columns whose values match names of pictures without endings; if there are more, none of them is
 taken for the picture column."""
+MOST_BESIDE = 16
+"""Most folders beside one of pictures in which tables are looked for."""
 LOOKED_AT = 16
 """Number of rows used to find the columns that may name pictures."""
 NUMBERS = (
@@ -211,9 +214,33 @@ def _check_training_table(tables: LabelTables) -> None:
 
 
 def label_table(path: Path, listing: Listing, image: str | None, label: str | None) -> LabelTables | None:
-    """One table with the pictures below its folder; None if no column names them or folders of them."""
+    """One table with the pictures below its folder, or below the folder above if its own has none; None if no column
+    names them or folders of them."""
     index = PictureIndex(path.parent, listing.walk(path.parent).pictures)
+    above = Path(os.path.abspath(path)).parent.parent
+    if not index.paths and above.name and _may_label(path):
+        with suppress(InputError):  # unreadable folders, which may have nothing to do with the table
+            index, path = PictureIndex(above, listing.walk(above).pictures), Path(os.path.abspath(path))
     return _find_tables([path], index, image, label, _names_folders(path, index, image, label))
+
+
+def _may_label(file: Path) -> bool:
+    """Whether the first rows of a table have a column of names of picture files, or one called like a label."""
+    with suppress(*UNREAD):
+        sample, _ = _read_cells(file, PictureIndex(file.parent, ()), frozenset(), LOOKED_AT)
+        return any(rank_of(name) or _have_endings(values) for name, values in sample.items())
+    return False
+
+
+def tables_of(folder: Path, listing: Listing) -> list[Path]:
+    """The tables beside a folder, or in another folder beside it, that name its pictures."""
+    own, found = Path(os.path.abspath(folder)), list[Path]()
+    with suppress(InputError):
+        index = PictureIndex(own.parent, listing.walk(own).pictures)
+        for place in (own.parent, *listing.entries(own.parent).folders[:MOST_BESIDE]):
+            files = [path for path in listing.entries(place).others if is_table(path) and not EXAMPLE.search(path.stem)]
+            found += [path for path in files if _names_pictures(path, index, None, None)]
+    return found
 
 
 def other_classes(folder: Path, listing: Listing, source: Source) -> tuple[str, ...]:
@@ -261,7 +288,7 @@ def _note_on_table(file: Path, index: PictureIndex, classes: Mapping[str, int], 
     examples = ", ".join(label_values[:NAMED]) + ", …" * (len(label_values) > NAMED)
     if not table.has_label_column:
         advice = "write its columns of zeros and ones as one of labels, and name it with --data"
-    elif all(index.paths[path].is_relative_to(file.parent) for path in table.picture_names & index.paths.keys()):
+    elif _is_read_by_name(file, [index.paths[path] for path in table.picture_names & index.paths.keys()]):
         advice = f"--data {text_of(file)} reads that"
     return f"folders as the classes, not the labels in {name} ({examples}; {advice})"
 
@@ -272,7 +299,7 @@ def _note_on_folders(file: Path, index: PictureIndex, classes: Mapping[str, int]
     table = None
     with suppress(InputError):
         table = _Table.read(file, index.folders, None, None)
-    if table is None or not all(path.is_relative_to(file.parent) for path in index.paths.values()):
+    if table is None or not _is_read_by_name(file, index.paths.values()):
         return ""
     folder_labels = _labels_by_folder(table, classes)
     columns = table.labels() or {name: values for name, values in table.cells.items() if name != table.image}
@@ -303,17 +330,24 @@ def _same_partition(folder_labels: Sequence[int | None], labels: Sequence[str | 
     return len({one for one, _ in pairs}) == len({other for _, other in pairs}) == len(pairs)
 
 
+def _names_pictures(file: Path, index: PictureIndex, image: str | None, label: str | None) -> bool:
+    """Whether a column in the first rows of a table names pictures."""
+    with suppress(*UNREAD):
+        sample, _ = _read_cells(file, index, {image, label} - {None}, LOOKED_AT)
+        columns = [image] if image is not None else _candidate_columns(sample, index, file, label)
+        return any(any(_matches(sample.get(name, ()), index, file)) for name in columns)
+    return False
+
+
 def _names_folders(file: Path, index: PictureIndex, image: str | None, label: str | None) -> bool:
     """Whether a column of a table names folders of pictures, and none names pictures."""
+    return not _names_pictures(file, index, image, label) and _names_pictures(file, index.folders, image, label)
 
-    def finds(kind: Callable[[], PictureIndex]) -> bool:
-        with suppress(*UNREAD):
-            sample, _ = _read_cells(file, kind(), {image, label} - {None}, LOOKED_AT)
-            columns = [image] if image is not None else _candidate_columns(sample, kind(), file, label)
-            return any(any(_matches(sample.get(name, ()), kind(), file)) for name in columns)
-        return False
 
-    return not finds(lambda: index) and finds(lambda: index.folders)
+def _is_read_by_name(file: Path, pictures: Iterable[Path]) -> bool:
+    """Whether all these pictures are read if the user names the table."""
+    own = [path.is_relative_to(file.parent) for path in pictures]
+    return all(own) or (not any(own) and all(path.is_relative_to(file.parent.parent) for path in pictures))
 
 
 def _find_tables(

@@ -47,7 +47,7 @@ from .image_folders import (
     tiny_imagenet,
     tiny_imagenet_files,
 )
-from .label_tables import LabelTables, is_table, label_table, label_tables, other_classes
+from .label_tables import LabelTables, is_table, label_table, label_tables, other_classes, tables_of
 from .layouts import UNNAMED, PartNames, unwrapped
 from .levels import Opening
 from .listing import NAMED, Listing, UnlabelledError, Walked, kind_of, some, text_of
@@ -489,11 +489,15 @@ def _files_or_tables(folder: Path, choice: ClassChoice, request: Request, listin
     with_lists = by_names or request.parts == UNNAMED
     try:
         source = from_picture_folder(folder, choice, listing, UNNAMED if by_names else request.parts)
-    except UnlabelledError:
+    except UnlabelledError as error:
         found = _without_class_folders(folder, request, listing)
-        if found is None:
+        if found is not None:
+            return found
+        tables = tables_of(folder, listing)
+        if not tables:
             raise
-        return found
+        advice = f"name the table that labels these pictures, --data {text_of(tables[0])}"
+        raise UnlabelledError(f"{str(error).rstrip('.')}, or {advice}.") from error
     return by_lists(folder, listing, source, request.parts) if with_lists else source
 
 
@@ -580,8 +584,8 @@ def _from_label_table(path: Path, request: Request, listing: Listing) -> RawData
     if tables is None:
         raise InputError(
             f"{text_of(path)} is no table, in UTF-8, with a column that names pictures below {text_of(path.parent)}; "
-            "write it with the columns file_name and label, or name its columns with --data.image-column and "
-            "--data.label-column."
+            "write it with the columns file_name and label, name its columns with --data.image-column and "
+            "--data.label-column, or name a folder that holds the table and the pictures."
         )
     return _from_label_tables(divided_tables(tables, listing, request.parts, request.label_column), request, listing)
 
