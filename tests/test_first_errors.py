@@ -18,6 +18,7 @@ import torch
 from desk import RUN, TINY, contents, made_in
 
 from astdistill.cli.main import main
+from astdistill.data import sources
 from astdistill.data.synthetic import load
 
 try:
@@ -363,9 +364,12 @@ def test_a_lost_set_is_written_again(finished: Path, desk: Path) -> None:
     assert torch.equal(load(MADE).images, load(finished / MADE).images)
 
 
-def test_memory_that_does_not_suffice_is_one_sentence(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_that_does_not_suffice_is_one_sentence(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = contents()
-    assert main((*FRESH, "--data.size", "1000000")) == 1
+    monkeypatch.setattr(sources, "resized", lambda *_: torch.empty(10**15))
+    assert main(FRESH) == 1
     message = capsys.readouterr().err
     assert "Out of memory (" in message
     assert message.count("\n") == 1

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,10 +21,10 @@ from PIL import Image
 from problems import rows_read
 
 from astdistill.data import cache as pixel_cache
-from astdistill.data import digests, loading, preprocessing
+from astdistill.data import decoding, digests, loading, preprocessing
 from astdistill.data import storage as holdings
 from astdistill.data import storage as memory
-from astdistill.data.dataset import Dataset, Split
+from astdistill.data.dataset import LARGEST_SIDE, DataConfig, Dataset, Split
 from astdistill.data.loading import load_dataset
 from astdistill.data.preprocessing import fit_standard, fit_zca
 from astdistill.data.storage import ByteImages, MappedImages, float_images, held_bytes, residence
@@ -414,3 +415,30 @@ def test_images_that_do_not_fit_are_refused_before_they_are_loaded(
 def test_free_memory_that_is_not_known_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "free_memory", lambda: None)
     assert len(load_dataset("digits", per_class=6, memory="float32").train) == 60
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("source", ["digits", "own"])
+def test_a_size_without_room_is_refused_before_allocation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, resize: str
+) -> None:
+    """Arrays in memory, and pictures where the disk of the cache has no room either."""
+    if source == "own":
+        source = str(tmp_path / "own")
+        for number in range(4):
+            place = tmp_path / "own" / f"class{number % 2}" / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(place)
+    monkeypatch.setattr(decoding, "UNCHECKED", 1000)
+    monkeypatch.setattr(decoding, "free_memory", lambda: 12_400)
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * 12_287))
+    monkeypatch.setattr(pixel_cache.np.lib.format, "open_memmap", lambda *_, **__: pytest.fail("it was allocated"))
+    sentence = r"images of 64×64 pixels take .*B of memory, and 12 kB are free; choose a smaller --data.size, or fewer"
+    with pytest.raises(InputError, match=sentence):
+        load_dataset(source, size=64, resize=resize, whiten="none")
+
+
+def test_the_largest_size_is_that_of_a_picture() -> None:
+    assert LARGEST_SIDE**2 <= decoding.MOST_PIXELS
+    with pytest.raises(ValueError, match="less than or equal to 8192"):
+        DataConfig(size=100_000)

@@ -3,6 +3,7 @@ memory-mapped files, so that a data set may be larger than memory."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -218,7 +219,9 @@ def write_pixels(pixels: StoredImages, path: Path) -> None:
 
 def _mapped_file(path: Path, shape: tuple[int, ...]) -> Any:
     """Create a memory-mapped .npy file. Its blocks are allocated now: a disk that fills up later would end the process
-    without a message."""
+    without a message. Raises OSError if there is no room for them, without filling the disk."""
+    if math.prod(shape) > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:

@@ -43,6 +43,8 @@ def chosen_classes(choice: Any) -> tuple[str, ...]:
     return tuple(map(str, choice))
 
 
+LARGEST_SIDE = 8192
+"""Most pixels of a side, which gives nearly as many as a picture may have."""
 NEW_DEFAULTS = (
     ("resize", "crop"),
     ("background", "white"),
@@ -85,8 +87,8 @@ class DataConfig(Record):
     test_part: str | None = None
     """Folder that holds the test images, inside the source or inside each class folder, or text file in the source that
     lists them. Default: found by its name."""
-    size: int | None = Field(default=None, ge=8)
-    """Resize images to this height and width, in pixels, 8 or more. Default: the size of the images, but 128 for
+    size: int | None = Field(default=None, ge=8, le=LARGEST_SIDE)
+    """Resize images to this height and width, in pixels, 8 to 8192. Default: the size of the images, but 128 for
     ImageNet and its subsets, and 32 for single-channel images of 28×28, which are padded (28 keeps them)."""
     resize: Resize = "crop"
     """How images are resized: crop scales the shorter side (bilinear, antialiased) and crops the centre; squash scales

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import os
 import stat
 import warnings
@@ -22,7 +23,10 @@ from torch import Tensor
 
 from ..runtime import progress
 from ..runtime.errors import InputError
+from ..runtime.machine import free_memory
 from ..runtime.shapes import Pixels
+from ..runtime.status import size as size_text
+from ..runtime.text import many
 from .dataset import RawData, Resize, Source, Split, Summary, checked_count
 from .levels import Levels, Opening, Values, header_shape, list_values, picture_values
 from .listing import text_of
@@ -44,6 +48,7 @@ def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None, how: Resize = "c
     scale = size / min(height, width)
     target = (max(size, round(height * scale)), max(size, round(width * scale)))
     if target != (height, width):
+        _check_room(*pixels.shape[:2], *target)
         pixels = torch.nn.functional.interpolate(pixels, size=target, mode="bilinear", antialias=True)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     return pixels[:, :, top : top + size, left : left + size].contiguous()
@@ -57,6 +62,7 @@ def squashed(pixels: UInt8[Tensor, "N C h w"], size: int) -> Pixels:
     `Resize((size, size))` on float tensors before it had `antialias`, and with `antialias=False` today. The result is
     rounded to 256 levels, whereas released code continues with fractions.
     """
+    _check_room(*pixels.shape[:2], size, size)
     resized = pixels.new_empty(*pixels.shape[:2], size, size)
     for start in range(0, len(pixels), CHUNK):
         block = pixels[start : start + CHUNK].to(torch.float32)
@@ -90,6 +96,8 @@ NAMED = 3
 """Most unreadable images that an error message names."""
 LOOKED_AT = 20_000
 """Most images that are checked to find further unreadable ones."""
+UNCHECKED = 1 << 28
+"""Bytes of images that are allocated without a look at the free memory."""
 Sized = Callable[[Pixels], Pixels]
 
 
@@ -106,8 +114,22 @@ class Unreadable(InputError):
         return error
 
 
+def _check_room(*shape: int) -> None:
+    """Raise InputError before allocation if uint8 images `[N, C, H, W]` do not fit into the free memory: the system
+    would kill the process without a message."""
+    needed = math.prod(shape)
+    free = free_memory() if needed > UNCHECKED else None
+    if free is not None and needed > free:
+        count, height, width = shape[0], *shape[-2:]
+        raise InputError(
+            f"{many(count, 'image')} of {width}×{height} pixels take {size_text(needed)} of memory, and "
+            f"{size_text(free)} are free; choose a smaller --data.size, or fewer images with --data.classes."
+        )
+
+
 def in_memory(*shape: int) -> Pixels:
-    """Allocate uint8 images of `shape` in memory, to be filled by the caller."""
+    """Allocate uint8 images of `shape` in memory, to be filled by the caller. Raises InputError if they do not fit."""
+    _check_room(*shape)
     return torch.empty(shape, dtype=torch.uint8)
 
 
