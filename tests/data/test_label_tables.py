@@ -459,6 +459,17 @@ def test_one_hot_columns_of_which_one_is_called_like_a_label_are_refused(tmp_pat
     assert read(DataConfig(source=str(tmp_path), label_column="target")).classes == ("0", "1")
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_a_zero_byte_in_the_name_of_a_column_is_refused(tmp_path: Path, name: str) -> None:
+    """Before, an error of `datasets`, which cuts such a name."""
+    pictures(tmp_path)
+    rows = [{"file_name": each, "label\0": CLASSES[i % 3]} for i, each in enumerate(NAMES)]
+    text = table(NAMES, "file_name,label\0") if name.endswith("csv") else lines(*map(json.dumps, rows))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=r"a zero byte\); correct it|no column of labels\.jsonl that could be read"):
+        read(DataConfig(source=str(tmp_path)))
+
+
 def test_an_open_quotation_mark_in_any_column_is_refused(tmp_path: Path) -> None:
     pictures(tmp_path)
     rows = [f"{name},{CLASSES[i % 3]},{chr(34) * (i in (3, 7))}5 inch" for i, name in enumerate(NAMES)]

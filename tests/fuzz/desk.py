@@ -241,6 +241,29 @@ def _tables(desk: Path) -> None:
     rows = [f"{path.name},caf\N{LATIN SMALL LETTER E WITH ACUTE}" for path in sorted((desk / "beside").glob("*/*.png"))]
     (desk / "beside/labels.csv").write_text("\n".join(["file_name,label", *rows]), encoding="latin-1")
     _lists(desk, files)
+    _divided(desk, files)
+
+
+def _divided(desk: Path, files: Sequence[Path]) -> None:
+    """Tables of labels that a list of words for parts, or another table, divides; and a table of folders."""
+    labels = [("cat", "dog")[label] for label in LABELS.tolist()]
+    parts = ["train"] * 8 + ["test"] * 4
+    for name, sign, heading in (("divided", " ", ""), ("tables", ",", "picture,use\n")):
+        (desk / name / "images").mkdir(parents=True)
+        for number, file in enumerate(files):
+            (desk / name / f"images/{number}.png").write_bytes(file.read_bytes())
+        texts = {
+            "labels.csv": ("file_name,label\n", ",", labels),
+            f"parts.{'csv' if heading else 'txt'}": (heading, sign, parts),
+        }
+        for file, (first, between, values) in texts.items():
+            rows = (f"{number}.png{between}{value}\n" for number, value in enumerate(values))
+            (desk / name / file).write_text(first + "".join(rows))
+    for number, file in enumerate(files):
+        place = desk / f"patients/P{number // 3}/{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    (desk / "patients/patients.csv").write_text("patient,label\nP0,ill\nP1,well\nP2,ill\nP3,well\n")
 
 
 def _lists(desk: Path, files: Sequence[Path]) -> None:

@@ -747,6 +747,7 @@ def _read_cells(
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
     if len({*names}) < len(names):
         raise ValueError("two of its columns have one name")
+    _check_names(names)
     if any(any(row[len(names) :]) for row in body):
         raise ValueError("a row has more values than the first")
     padded = [[*row, *[""] * len(names)] for row in body]
@@ -790,7 +791,14 @@ def _parse_json_lines(lines: Iterable[str]) -> Cells:
         raise ValueError("there are lines that are no objects")
     rows = [{_to_text(name): value for name, value in row.items()} for row in rows]
     names = dict.fromkeys(name for row in rows for name in row)
+    _check_names(names)
     return {name: [_none_if_missing(_to_text(row.get(name))) for row in rows] for name in names}
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a name of a column with a zero byte, where `datasets` would cut it."""
+    if any("\0" in name for name in names):
+        raise ValueError("the name of a column has a zero byte")
 
 
 def _to_text(value: Any) -> str:
