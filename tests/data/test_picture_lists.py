@@ -344,6 +344,31 @@ def test_part_words_divide_class_folders(tmp_path: Path) -> None:
     assert raw.summary.guessed == (note,)
 
 
+def test_one_further_word_is_no_part(tmp_path: Path) -> None:
+    pictures(tmp_path / "img", flat())
+    words = {number: part_word(number).replace("val", "unused") for number in NUMBERS}
+    write(tmp_path / "list.txt", (f"img/{flat()[i]} {CLASSES[i % 3]} {words[i]}" for i in NUMBERS))
+    raw = open_folder(tmp_path)
+    check(raw)
+    assert "6 pictures that list.txt lists for no part" in raw.summary.left_out
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_lists_of_a_test_part_outside_the_class_folders(tmp_path: Path, labels: bool) -> None:
+    """They divide nothing unless they tell the labels. Before: no images of the classes asked for."""
+    names = {i: f"train/{in_folders()[i]}" if i in TRAIN else f"test/{i:03d}.png" for i in (*TRAIN, *TEST)}
+    pictures(tmp_path, names)
+    for part, chosen in {"train": TRAIN, "test": TEST}.items():
+        write(tmp_path / f"{part}.txt", (names[i] + f" {i % 3}" * labels for i in chosen))
+    raw = open_folder(tmp_path)
+    assert numbers(raw, "train") == [*TRAIN]
+    assert raw.classes == (("0", "1", "2") if labels else CLASSES)
+    if labels:
+        check(raw)
+    else:
+        assert any(note.startswith("folder test, whose pictures lie in no class") for note in raw.summary.left_out)
+
+
 def test_words_that_are_no_parts_are_labels(tmp_path: Path) -> None:
     """Also one word for a part among others, such as the class of trains."""
     pictures(tmp_path / "img", flat())

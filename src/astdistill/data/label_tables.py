@@ -538,7 +538,7 @@ class _Table:
         """The part of each row by the words in a column, None if it has none; '' without such a column."""
         for name, values in self.cells.items():
             if name != self.image and are_part_words(filter(None, values)):
-                return [WORDS[value.lower()] if value else None for value in values]
+                return [WORDS.get(value.lower()) if value else None for value in values]
         return [""] * len(self.cells[self.image])
 
     @staticmethod

@@ -56,7 +56,7 @@ NUMBERED = ("images.txt", "train_test_split.txt")
 """Files of CUB-200-2011 and NABirds: the number of each picture, and whether it is for training."""
 NUMBERED_LABELS = ("image_class_labels.txt", "classes.txt")
 """More of these files: the number of the class of each picture, and the name of each class."""
-PURPOSES = {"train": " for training", "validation": " for validation", "test": " for testing", "": ""}
+PURPOSES = {"train": " for training", "validation": " for validation", "test": " for testing", "": " for no part"}
 """What a list of each part is for, in a note."""
 Labels = dict[str, str]
 """The label of each picture, by its path relative to the folder; '' where a list has none."""
@@ -209,11 +209,11 @@ def _usable(divisions: Sequence[_Division], source: Source | None, classes: Clas
 
 
 def _is_labelled(division: _Division, source: Source | None, classes: Classes) -> bool:
-    """Whether class folders or lists tell the classes. Labels in the lists count if all pictures are in one folder
-    which is no class: the only folder, or one with a name such as images beside another of masks. Labels in files of
-    their own always count."""
+    """Whether class folders or lists tell the classes of some pictures in each part. Labels in the lists count if all
+    pictures are in one folder which is no class: the only folder, or one with a name such as images beside another of
+    masks. Labels in files of their own always count."""
     if division.in_several(classes) or (division.more_files and division.has_labels):
-        return True
+        return division.has_labels or division.overlaps(classes)
     folders = {place for _, _, place in source.places} if source else set[str]()
     inside = {place for place in folders if any(name.startswith(f"{place}/") for name in division.pictures)}
     is_class = len(folders) > 1 and not all(PurePosixPath(place).name.lower() in PICTURED for place in inside)
@@ -411,15 +411,15 @@ def _lists_in(file: Path, index: _Pictures, with_labels: bool) -> Mapping[str, _
 
 
 def _by_word(found: _List) -> Mapping[str, _List]:
-    """The lists of each part, if every line of a list tells the part of its picture by a word before or after the
-    label; none if the words are not those for training and another part."""
+    """The lists of each part, if the lines of a list tell the part of their picture by a word before or after the
+    label, and by '' what they put into no part; none if the words are not those for training and another part."""
     for pattern in PART_WORD:
         matches = {picture: pattern.fullmatch(text) for picture, text in found.labels.items()}
         words = {picture: match["word"] if match else "" for picture, match in matches.items()}
         if are_part_words(words.values()):
             lists = {"train": _List(found.file, unclear=found.unclear, by_word="train")}
             for picture, word in words.items():
-                part, match = WORDS[word.lower()], matches[picture]
+                part, match = WORDS.get(word.lower(), ""), matches[picture]
                 lists.setdefault(part, _List(found.file, by_word=part)).labels[picture] = match["rest"] if match else ""
             return lists
     return {}
@@ -594,7 +594,8 @@ def _source_of(
     classes: Classes,
 ) -> Source:
     """The pictures of a division with the classes of their folders, or else those of the lists."""
-    by_folders = source is not None and (division.in_several(classes) or not division.has_labels)
+    in_folders = division.in_several(classes) and division.overlaps(classes)
+    by_folders = source is not None and (in_folders or not division.has_labels)
     if source is not None and by_folders:
         labels, names, notes = classes, source.classes, Summary()
     else:

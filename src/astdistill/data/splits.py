@@ -44,9 +44,11 @@ def other_words(name: str) -> tuple[str, ...]:
 
 
 def are_part_words(values: Iterable[str | None]) -> bool:
-    """Whether all values are single words for parts, one of them for training and one for another part."""
-    parts = {WORDS.get((value or "").lower()) for value in values}
-    return None not in parts and "train" in parts and len(parts) > 1
+    """Whether values are single words for parts, one of them for training and one for another part; one further word,
+    such as 'unlabelled', may stand for no part."""
+    words = {(value or "").lower() for value in values}
+    parts = {WORDS.get(word) for word in words}
+    return "train" in parts and len(parts - {None}) > 1 and len(words - {*WORDS}) <= 1
 
 
 def _split_words(name: str) -> list[str]:
