@@ -236,7 +236,10 @@ def test_without_curvature_the_mixed_derivatives_are_the_same() -> None:
 
 
 @needs_compiler
-def test_a_batch_in_parts_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("values", [3 * 32 * 64, 32])
+def test_a_batch_in_parts_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    """Also where one image has more values than are processed at once, which ended the process: images of 384 pixels
+    for 32 channels."""
     given = case("convnet-d2-w32")
 
     def both(fast: NativeEngine) -> tuple[Tensor, ...]:
@@ -244,7 +247,7 @@ def test_a_batch_in_parts_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPa
 
     whole, parts = engine(given), engine(given)
     wanted = both(whole)
-    monkeypatch.setattr(native, "VALUES", 3 * 32 * 64)
+    monkeypatch.setattr(native, "VALUES", values)
     for ours, theirs in zip(both(parts), wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert of_the_batch(parts) < of_the_batch(whole) / 2

@@ -127,9 +127,9 @@ class NativeEngine:
         return Gradient(loss, torch.cat(logits), total.flat())
 
     def _parts(self, weights: Weights, images: Batch) -> Iterator[tuple[Passes, slice]]:
-        """The batch in nearly equal parts."""
+        """The batch in nearly equal parts of at least one image."""
         channels, pixels = len(weights.blocks[0].bias), images.shape[2] * images.shape[3]
-        count = -(-len(images) * pixels * channels // VALUES)
+        count = min(len(images), -(-len(images) * pixels * channels // VALUES))
         first = 0
         for part_images in images.tensor_split(count):
             part = slice(first, first + len(part_images))
