@@ -82,6 +82,16 @@ def test_a_size_that_is_given_is_taken_and_so_are_chosen_classes(tmp_path: Path)
     assert survey(found.data).classes == ("a", "c")
 
 
+def test_a_size_beyond_the_deepest_network_is_refused_with_what_to_choose(tmp_path: Path) -> None:
+    """Before, the depth of a network that nobody had named was refused."""
+    folder = write(tmp_path / "in", {"a": 6, "b": 6}, (64, 64))
+    assert own(folder, size=1448).experiment.model.startswith("convnet-d8-")
+    with pytest.raises(
+        InputError, match=r"^--data.size 1449 is more than settings are chosen for; choose 1448 or less"
+    ):
+        own(folder, size=1449)
+
+
 def test_a_survey_decodes_nothing_and_leaves_broken_pictures_to_reading(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", {"a": 8, "b": 4}, (20, 30))
     (folder / "a" / "0.png").write_bytes((folder / "a" / "0.png").read_bytes()[:100])  # the header is whole

@@ -19,7 +19,8 @@ from ..distillation.settings import DistillSettings
 from ..evaluation.protocol import MTT_PROTOCOL
 from ..methods.outer_step import TrajectoryMatching
 from ..methods.trajectory_matching import AST
-from ..runtime.errors import flag_name
+from ..models.convnets import MAX_DEPTH
+from ..runtime.errors import InputError, flag_name
 from .config import ABSENT, EvaluationSettings, Experiment, ExpertSettings, value_of, with_value
 from .cost import NAMED, DatasetSize, counted, dataset_size
 from .presets import DIGITS_DSA
@@ -29,6 +30,8 @@ SMALLEST, LARGEST = 8, 128
 """The smallest and the largest image size that is chosen, in pixels per side."""
 LAST_MAP = 4
 """Pixels per side of the feature map of the ConvNet's last block: depth 3 for 32 px, 4 for 64 px."""
+MOST_GIVEN = int(LAST_MAP * 2 ** (MAX_DEPTH + 0.5))
+"""The largest image size for which settings are chosen: the last for which the deepest ConvNet is the nearest."""
 LEAST_DEPTH = 2
 STEPS = 20
 """Minimum number of training steps per epoch of an expert, if there are enough images; it limits the batch."""
@@ -179,6 +182,11 @@ class _Sizing(NamedTuple):
 
 def _choose_size(found: Survey, data: DataConfig) -> _Sizing:
     requested = data.size or DEFAULT_SIZES.get(data.source)
+    if requested and requested > MOST_GIVEN:
+        raise InputError(
+            f"--data.size {requested} is more than settings are chosen for; choose {MOST_GIVEN} or less, or name a "
+            "preset and a --model for such images (astdistill presets)."
+        )
     if requested:
         return _Sizing(data.size, requested, "as given")
     if not found.sizes:
