@@ -549,6 +549,19 @@ def test_other_tables_beside_parquet_files_are_told(tmp_path: Path) -> None:
     assert "1 table beside the parquet files (labels.csv)" in read(tmp_path / "set").summary.left_out
 
 
+def test_features_beside_labelled_pictures_are_left_out(tmp_path: Path) -> None:
+    """Before, a column x of five numbers was refused as a picture. Flat squares are pictures, as before."""
+    (tmp_path / "set").mkdir()
+    for number in range(10):
+        (tmp_path / "set" / f"{number}.png").write_bytes(png(number))
+    (tmp_path / "set/labels.csv").write_text("".join(f"{number}.png,{'ab'[number % 2]}\n" for number in range(10)))
+    found = read(write(tmp_path / "set/emb.parquet", image=[[0.5] * 5] * 10, label=[0, 1] * 5))
+    assert found.classes == ("a", "b")
+    assert "parquet files without a column of pictures and one of labels: emb.parquet" in found.summary.left_out
+    found = read(write(tmp_path / "set/emb.parquet", image=[[n] * 64 for n in range(10)], label=[0, 1] * 5))
+    assert found.classes == ("0", "1")
+
+
 def test_a_broken_table_beside_class_folders_is_refused(tmp_path: Path) -> None:
     picture_tree(tmp_path / "set")
     (tmp_path / "set/stats.parquet").write_bytes(b"PAR1 and no more")

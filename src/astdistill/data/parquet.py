@@ -3,10 +3,11 @@ files that they refer to."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,24 @@ def may_be_set(file: Path, image: str | None, label: str | None) -> bool:
         with _open_columns(file) as (features, values):
             pictures = [image] if image is not None else image_columns(features, label, values)
             labels = [label] if label is not None else [*map(str, label_columns(features, (pictures or [""])[0]))]
-            return any(name in features for name in pictures) and any(name in features for name in labels)
+            pictures = [
+                name for name in pictures if name in features and _may_be_pictures(features[name], values(name))
+            ]
+            return bool(pictures) and any(name in features for name in labels)
     except Exception:  # pyarrow raises many unrelated types for a broken file
         return True
+
+
+def _may_be_pictures(feature: Any, values: Iterable[Any]) -> bool:
+    """False for a column of flat lists of numbers that are no squares, such as features."""
+    first = next((value for value in values if value is not None), None)
+    if (
+        kind_of(feature) != "list"
+        or not isinstance(first, list)
+        or not all(isinstance(each, float | int) for each in first)
+    ):
+        return True
+    return math.isqrt(len(first)) ** 2 == len(first)
 
 
 @contextmanager
