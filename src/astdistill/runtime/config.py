@@ -94,6 +94,8 @@ class _RecordType(type(BaseModel)):
     pydantic itself calls no class: errors in nested records keep their place, which names the flag on the command line.
     """
 
+    __hash__ = type.__hash__  # as it is anyway; type checkers do not see it in a computed base
+
     if not TYPE_CHECKING:  # type checkers read the fields as the signature
 
         def __call__(cls, *arguments: Any, **fields: Any) -> Any:
