@@ -440,5 +440,5 @@ def test_a_size_without_room_is_refused_before_allocation(
 
 def test_the_largest_size_is_that_of_a_picture() -> None:
     assert LARGEST_SIDE**2 <= decoding.MOST_PIXELS
-    with pytest.raises(ValueError, match="less than or equal to 8192"):
+    with pytest.raises(ValueError, match="choose 8192 or less"):
         DataConfig(size=100_000)

@@ -99,7 +99,7 @@ def test_methods_are_found_by_name_or_import_path() -> None:
     assert find_method("users_paper:STEADY") is users_paper.STEADY
     with pytest.raises(InputError, match=r"There is no method 'ast-released'\. Did you mean 'ast-as-released'\?"):
         find_method("ast-released")
-    with pytest.raises(InputError, match="'users_paper:LateGoal' is a ModelMetaclass, not a Method"):
+    with pytest.raises(InputError, match="'users_paper:LateGoal' is a class, not a Method"):
         find_method("users_paper:LateGoal")
     with pytest.raises(InputError, match="Cannot import 'users_paper:UNSTEADY'"):
         find_method("users_paper:UNSTEADY")

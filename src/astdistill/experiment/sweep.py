@@ -19,7 +19,7 @@ from ..data.description import Description
 from ..evaluation.rows import TAUGHT
 from ..evaluation.scores import Scores, protocol_text, reported_text
 from ..report.page.sweep import save_sweep
-from ..report.sweep import FILE, WRITTEN_LAST, Sweep, SweepRow
+from ..report.sweep import FILE, FORMER_FILES, WRITTEN_LAST, Sweep, SweepRow
 from ..runtime.cluster import used
 from ..runtime.devices import settled_device
 from ..runtime.errors import DivergedError, FolderGoneError, InputError, LostError, refused
@@ -27,7 +27,7 @@ from ..runtime.files import check_folder
 from ..runtime.parallel import WorkerPlan, limited, plan_workers, pool
 from ..runtime.progress import Bar, bar, tell, write_status
 from ..runtime.provenance import machine
-from ..runtime.run_dir import SEEDS, SILENT_S, RunDir
+from ..runtime.run_dir import SILENT_S, RunDir
 from ..runtime.tables import spread
 from .config import Experiment, check_experiment, check_numbers, load_data
 from .pipeline import obtain_experts, print_device, run_experiment
@@ -70,7 +70,7 @@ def check_out(out: Path) -> None:
     if RunDir(out).config.exists():
         raise InputError(f"{out} holds a run; name another folder for several runs, such as --out {out}-seeds")
     foreign = [name for name in WRITTEN_LAST if (out / name).exists()]
-    if foreign and not any((out / name).exists() for name in (FILE, SEEDS)):
+    if foreign and not any((out / name).exists() for name in (FILE, *FORMER_FILES)):
         raise InputError(
             f"{out} holds a file {foreign[0]}, which no sweep wrote and this one would replace; name a new folder with "
             "--out."

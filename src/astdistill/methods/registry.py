@@ -35,7 +35,8 @@ def find_method(name: str) -> Method:
         if not isinstance(record, Method):
             record = import_name(name)
         if not isinstance(record, Method):
-            raise InputError(f"'{name}' is a {type(record).__name__}, not a Method; name one as 'package.module:NAME'.")
+            kind = "class" if isinstance(record, type) else type(record).__name__
+            raise InputError(f"'{name}' is a {kind}, not a Method; name one as 'package.module:NAME'.")
         return record
     available = methods()
     if name not in available:

@@ -13,9 +13,12 @@ from pydantic import Field, ValidationError
 from ..runtime.config import FINITE, Record
 from ..runtime.errors import InputError, refused
 from ..runtime.files import read_json, write_json
+from ..runtime.run_dir import SEEDS
 from ..runtime.tables import ABSENT, Column, Tabulation, spread
 
 FILE, PAGE, STEM = "sweep.json", "report.html", "sweep"
+FORMER_FILES = (SEEDS, "ablation.json")
+"""What `run --seeds` and `run ablation` of earlier versions wrote in place of `FILE`."""
 WRITTEN_LAST = (PAGE, *(f"{STEM}{ending}" for ending in (".txt", ".md", ".tex")))
 """The files that a sweep writes when its rows are done."""
 """Names in the folder of a sweep: its results, its page, and the stem of the files with its table."""
