@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic_core import to_jsonable_python
 
-from ..runtime.errors import InputError, flag_name
+from ..runtime.errors import InputError, flag_name, suggestion
 from ..runtime.files import check_folder, write_text
 from ..runtime.text import in_one_line, reason
 from .flags import END, Flag, Positional
@@ -172,8 +171,7 @@ def check_names(entries: Entries, params: Iterable[Any], path: Path) -> None:
         if name in TYPED:
             raise InputError(f"--config {path} has '{name}', which is typed on the command line alone; leave it out.")
         if name not in names or name in NEVER:
-            near = difflib.get_close_matches(name, [each for each in names if each not in NEVER], n=1, cutoff=0.5)
-            hint = "".join(f" Did you mean '{each}'?" for each in near)
+            hint = suggestion(name, [each for each in names if each not in NEVER])
             raise InputError(f"--config {path} has '{name}', which is no setting.{hint} All are listed by --help-all.")
 
 
