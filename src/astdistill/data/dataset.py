@@ -44,7 +44,7 @@ def chosen_classes(choice: Any) -> tuple[str, ...]:
 
 
 LARGEST_SIDE = 8192
-"""Most pixels of a side, which gives nearly as many as a picture may have."""
+"""Largest side of resized images in pixels; its square is about the most pixels that a decoded picture may have."""
 NEW_DEFAULTS = (
     ("resize", "crop"),
     ("background", "white"),
