@@ -227,6 +227,20 @@ def test_dry_run_of_a_begun_run_shows_what_is_done_and_refuses_other_settings(
     assert sorted(Path("made").iterdir()) == before
 
 
+def test_dry_run_of_other_settings_warns_of_a_folder_that_nobody_typed(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Speed, "_measured", lambda self, step: 1.0)
+    assert exit_code("distill", "digits-ipc1", *TINY) == 0
+    capsys.readouterr()
+    assert exit_code("distill", "digits-ipc1", *TINY, "--distill.lr-img", "3", "--dry-run") == 0
+    shown = capsys.readouterr()
+    assert "distill.lr_img was 10.0, now 3.0" in shown.err
+    assert "name a new folder with --out" in shown.err
+    assert "Together:" in shown.out
+    assert "Done:" not in shown.out
+
+
 def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ Only typed values are checked, never those of a preset.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,19 @@ TEACHER_SETTINGS = ("experts.seed", "experts.store")
 """Settings that find a teacher. They always have an effect, because the evaluation of any method may use its labels."""
 TypedValues = Sequence[tuple[Flag | Positional, Any]]
 """Typed flags and positional arguments with their values."""
+
+
+def has_place(check: Callable[[], object], typed: bool) -> bool:
+    """Whether `check` accepts the folder of a dry run. An estimate needs none: where the user typed no folder, an
+    InputError is a warning, and is raised otherwise."""
+    try:
+        check()
+    except InputError as error:
+        if typed:
+            raise
+        warn(str(error))
+        return False
+    return True
 
 
 def without_part(method: Method, part: str) -> Method:

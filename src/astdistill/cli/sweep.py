@@ -28,7 +28,7 @@ from ..runtime.parallel import limited, own_threads
 from ..runtime.status import duration, size
 from ..runtime.tables import Column, Tabulation, terminal
 from ..runtime.terminal import Terminal
-from .checks import check_classes, check_once, check_size, sweep_notes
+from .checks import check_classes, check_once, check_size, has_place, sweep_notes
 from .commands import command
 from .data import print_data
 from .flags import Word
@@ -88,7 +88,7 @@ def sweep(options: SweepChanges) -> int:
     out = options.out or Path("runs", "-".join(["sweep", *names]))
     with limited(options.threads or own_threads()):
         if options.dry_run:
-            estimate(rows, out)
+            estimate(rows, out, options.out is not None)
             return 0
         with on_cluster(options.cluster, options.threads, options.allow_mixed):
             return print_results(
@@ -181,7 +181,7 @@ def run_ablation(request: Request) -> int:
     rows = ablation(experiment, seeds)
     with limited(request.changes.threads or own_threads()):
         if request.dry_run:
-            estimate(rows, out)
+            estimate(rows, out, request.changes.out is not None)
             return 0
         check_numbers(experiment)
         title, changes = f"{experiment.method.name} on {experiment.name}", request.changes
@@ -200,10 +200,10 @@ ablation_command = PresetCommand(
 )
 
 
-def estimate(rows: Sequence[Row], out: Path) -> None:
+def estimate(rows: Sequence[Row], out: Path, typed: bool) -> None:
     """Print the estimated cost of every line of the table. Experts of one recipe are trained once. Raises InputError,
-    with nothing measured, for a folder that the sweep would refuse."""
-    check_out(out)
+    with nothing measured, for a folder that the sweep would refuse, if the user typed it, and warns otherwise."""
+    has_place(lambda: check_out(out), typed)
     lines: dict[Line, list[Row]] = {}
     for row in rows:
         lines.setdefault(row.waiting().line, []).append(row)

@@ -37,7 +37,7 @@ from ..runtime.errors import InputError
 from ..runtime.parallel import limited, plan_workers
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
-from .checks import Reads, check_classes, check_size
+from .checks import Reads, check_classes, check_size, has_place
 from .data import print_data
 from .flags import Flag, Positional, Word
 from .options import ClusterChanges, PresetChanges, PresetCommand, Request
@@ -130,7 +130,7 @@ def _run_flags(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Fla
 def _estimate(request: Request, search: Search) -> None:
     """Print the cost of a search in which no trial ends early, and what of it is done. The experts are trained once."""
     experiment = request.experiment
-    check_continued(experiment, search, request.out)
+    fits = has_place(lambda: check_continued(request.experiment, search, request.out), request.changes.out is not None)
     if not experiment.data.validation:
         experiment = experiment.replace(data=experiment.data.replace(validation=HELD_OUT))
     settings = experiment.distill.replace(iterations=search.steps, validate_every=max(1, search.steps // 4))
@@ -165,7 +165,7 @@ def _estimate(request: Request, search: Search) -> None:
         ("Trials", f"{search.trials} of {search.steps} outer steps: at most {costs_text(trials)}"),
         ("Together", f"at most {costs_text(together)}; most trials end early"),
     ]
-    if (begun := Tuning.read(request.out)) is not None:
+    if fits and (begun := Tuning.read(request.out)) is not None:
         rows.append(("Done", f"{len(begun.trials)} of {search.trials} trials"))
     rows.append(("Goes to", request.output_text))
     for line in lined_up(rows):

@@ -47,7 +47,7 @@ from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from ..runtime.text import many
-from .checks import Reads, check_classes, check_size
+from .checks import Reads, check_classes, check_size, has_place
 from .data import chosen, plain, print_data
 from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
 from .sweep import run_seeds
@@ -271,7 +271,7 @@ def only_estimate(request: Request) -> bool:
     check_device(experiment.device)
     check_numbers(experiment)
     check_classes(experiment.data)
-    check_places(request)
+    state = State.of(request) if check_places(request) else None
     show = {True: lambda text: None, False: print}[as_json]
     with using(experiment.engine), computing_with(threads_of(request)):
         data_size = described(experiment, show)
@@ -282,37 +282,39 @@ def only_estimate(request: Request) -> bool:
         cost = estimate.estimate(experiment, data_size, request.skipped_stages)
         device_text = describe_device(experiment.device, data_size.shape, data_size.classes, experiment.model)
     if as_json:
-        print(json.dumps(as_numbers(request, cost), indent=2))
+        print(json.dumps(as_numbers(request, cost, state), indent=2))
         return True
     if cost.speed is not None and (disturbed := cost.speed.disturbed()):
         plain(disturbed)
     if short := estimate.shortage(cost, free_memory()):
         plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
-    for line in closing(request, data_size, cost, device_text):
+    for line in closing(request, data_size, cost, device_text, state):
         print(line)
     return True
 
 
-def check_places(request: Request) -> None:
-    """Raise InputError for an invalid folder, one that holds another run, mirror or cluster, as the run does."""
-    changes = request.changes
+def check_places(request: Request) -> bool:
+    """Whether the folder of a run can be used. Raises InputError for an invalid one, one that holds another run, mirror
+    or cluster, as the run does; only warns of a folder that the user did not type."""
+    changes, fits = request.changes, True
     if getattr(changes, "seeds", None):
-        check_out(request.out)
+        fits = has_place(lambda: check_out(request.out), changes.out is not None)
     elif not isinstance(changes, ExpertChanges):
-        check_continued(request.experiment, request.out)
+        fits = has_place(lambda: check_continued(request.experiment, request.out), changes.out is not None)
     mirror, cluster = getattr(changes, "mirror", None), getattr(changes, "cluster", None)
     if mirror is not None:
         mirror_address(mirror)
     if cluster is not None:
         check_address(cluster)
+    return fits
 
 
-def as_numbers(request: Request, cost: Estimate) -> dict[str, Any]:
+def as_numbers(request: Request, cost: Estimate, state: State | None) -> dict[str, Any]:
     """The settings and the estimated costs, ready for JSON."""
     stages = [asdict(stage) | {"parts": dict(stage.parts)} for stage in (*cost.stages, cost.together)]
     device = settled_device(request.experiment.device)
     done = None
-    if (state := State.of(request)) is not None:
+    if state is not None:
         done = asdict(state) | {"seconds_left": state.seconds_left(cost)}
     settings = request.experiment.to_json()
     return {"settings": settings, "device": device, "stages": stages, "done": done, "out": str(request.place)}
@@ -361,7 +363,9 @@ class State:
         return sum(share * stage.seconds for share, stage in pairs)
 
 
-def closing(request: Request, data_size: DatasetSize, cost: Estimate, device_text: str) -> list[str]:
+def closing(
+    request: Request, data_size: DatasetSize, cost: Estimate, device_text: str, state: State | None
+) -> list[str]:
     """The last lines of a dry run, at most eleven of 80 columns: settings, data, time, memory and disk, and what of it
     is done where the folder holds a part of the run."""
     experiment = request.experiment
@@ -372,7 +376,7 @@ def closing(request: Request, data_size: DatasetSize, cost: Estimate, device_tex
     data += f", whiten {experiment.data.whiten}"
     rows = [("What", summary), ("On", data), ("Where", device_text.removeprefix("Device: "))]
     rows += estimate.summary(cost, getattr(request.changes, "seeds", None) or 1)
-    if (state := State.of(request)) is not None:
+    if state is not None:
         rows.append(("Done", f"{state.text}; {duration(state.seconds_left(cost))} left"))
     rows.append(("Goes to", request.output_text))
     return ["", *lined_up(rows)]
