@@ -30,7 +30,7 @@ TypedValues = Sequence[tuple[Flag | Positional, Any]]
 """Typed flags and positional arguments with their values."""
 
 
-def has_place(check: Callable[[], object], typed: bool) -> bool:
+def accepts_folder(check: Callable[[], object], typed: bool) -> bool:
     """Whether `check` accepts the folder of a dry run. An estimate needs none: where the user typed no folder, an
     InputError is a warning, and is raised otherwise."""
     try:

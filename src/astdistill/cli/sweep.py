@@ -28,7 +28,7 @@ from ..runtime.parallel import limited, own_threads
 from ..runtime.status import duration, size
 from ..runtime.tables import Column, Tabulation, terminal
 from ..runtime.terminal import Terminal
-from .checks import check_classes, check_once, check_size, has_place, sweep_notes
+from .checks import accepts_folder, check_classes, check_once, check_size, sweep_notes
 from .commands import command
 from .data import print_data
 from .flags import Word
@@ -203,7 +203,7 @@ ablation_command = PresetCommand(
 def estimate(rows: Sequence[Row], out: Path, typed: bool) -> None:
     """Print the estimated cost of every line of the table. Experts of one recipe are trained once. Raises InputError,
     with nothing measured, for a folder that the sweep would refuse, if the user typed it, and warns otherwise."""
-    has_place(lambda: check_out(out), typed)
+    accepts_folder(lambda: check_out(out), typed)
     lines: dict[Line, list[Row]] = {}
     for row in rows:
         lines.setdefault(row.waiting().line, []).append(row)

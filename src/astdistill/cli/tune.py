@@ -37,7 +37,7 @@ from ..runtime.errors import InputError
 from ..runtime.parallel import limited, plan_workers
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
-from .checks import Reads, check_classes, check_size, has_place
+from .checks import Reads, accepts_folder, check_classes, check_size
 from .data import print_data
 from .flags import Flag, Positional, Word
 from .options import ClusterChanges, PresetChanges, PresetCommand, Request
@@ -130,7 +130,9 @@ def _run_flags(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Fla
 def _estimate(request: Request, search: Search) -> None:
     """Print the cost of a search in which no trial ends early, and what of it is done. The experts are trained once."""
     experiment = request.experiment
-    fits = has_place(lambda: check_continued(request.experiment, search, request.out), request.changes.out is not None)
+    fits = accepts_folder(
+        lambda: check_continued(request.experiment, search, request.out), request.changes.out is not None
+    )
     if not experiment.data.validation:
         experiment = experiment.replace(data=experiment.data.replace(validation=HELD_OUT))
     settings = experiment.distill.replace(iterations=search.steps, validate_every=max(1, search.steps // 4))

@@ -47,7 +47,7 @@ from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from ..runtime.text import many
-from .checks import Reads, check_classes, check_size, has_place
+from .checks import Reads, accepts_folder, check_classes, check_size
 from .data import chosen, plain, print_data
 from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
 from .sweep import run_seeds
@@ -298,9 +298,9 @@ def check_places(request: Request) -> bool:
     or cluster, as the run does; only warns of a folder that the user did not type."""
     changes, fits = request.changes, True
     if getattr(changes, "seeds", None):
-        fits = has_place(lambda: check_out(request.out), changes.out is not None)
+        fits = accepts_folder(lambda: check_out(request.out), changes.out is not None)
     elif not isinstance(changes, ExpertChanges):
-        fits = has_place(lambda: check_continued(request.experiment, request.out), changes.out is not None)
+        fits = accepts_folder(lambda: check_continued(request.experiment, request.out), changes.out is not None)
     mirror, cluster = getattr(changes, "mirror", None), getattr(changes, "cluster", None)
     if mirror is not None:
         mirror_address(mirror)

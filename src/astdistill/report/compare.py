@@ -32,13 +32,13 @@ from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .current_scores import current_evaluation, outdated, outdated_message, sets_of
 from .run import RunReader, unique_names
-from .sweep import BASELINES, FILE, WRITTEN_LAST, Sweep
+from .sweep import BASELINES, FILE, FORMER_FILES, WRITTEN_LAST, Sweep
 
 RUN_COLUMNS = tuple(
     Column(name, left_aligned=True, no_wrap=name in ("ipc", "stored"))
     for name in ("run", "data", "ipc", "images per slot", "stored", "labels", "protocol", "method", "network")
 )
-SWEEP_FILES = (SEEDS, FILE, *WRITTEN_LAST)
+SWEEP_FILES = (FILE, *FORMER_FILES, *WRITTEN_LAST)
 """Files in the folder of a sweep that are not runs."""
 
 
